@@ -1,1 +1,1 @@
-"""metrics"""
+"""Metrics: pure functions on arrays, one family per file."""

@@ -1,1 +1,17 @@
-"""systems"""
+"""The systems by name: an explicit dictionary of builders `(config) -> System`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from weavejax.errors import UserError
+from weavejax.systems import gram
+from weavejax.systems.base import System
+
+SYSTEMS: dict[str, Callable[[Any], System]] = {"gram": gram.build}
+
+
+def build(config: Any) -> System:
+    """The system that `config.system` names, built for `config`."""
+    if config.system not in SYSTEMS:
+        raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
+    return SYSTEMS[config.system](config)

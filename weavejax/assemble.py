@@ -1,0 +1,153 @@
+"""What the doors share: from a config to data, tokenizer and evaluation."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from weavejax.data.clip import Source
+from weavejax.data.example import ExampleSpec
+from weavejax.data.folder import open_folder
+from weavejax.data.pipeline import eval_batches
+from weavejax.data.sources import open_tfds, prepare_tfds
+from weavejax.data.text import load_tokenizer, train_tokenizer
+from weavejax.errors import UserError
+from weavejax.metrics.report import Report
+from weavejax.runtime.mesh import batch_sharding, check_batch, put_batch, replicated
+from weavejax.systems.base import System
+
+TOKENIZER = "tokenizer.json"
+TRAINED_ON_CAPTIONS = "captions"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The opened data of a run.
+
+    Attributes:
+      train: clips to learn from.
+      test: clips to evaluate on.
+      held_out: whether the two are disjoint.
+      spec: how a clip becomes an example.
+      tokenizer: of captions and subtitles.
+      cache: directory of decoded clips; "" = none.
+    """
+
+    train: Source
+    test: Source
+    held_out: bool
+    spec: ExampleSpec
+    tokenizer: Tokenizer
+    cache: str
+
+    def describe(self) -> str:
+        """Two lines for people."""
+        gallery = "held out" if self.held_out else "the training clips themselves, not held out"
+        return (
+            f"{len(self.train):,} training clips, {len(self.test):,} evaluation clips ({gallery}); "
+            f"vocabulary of {self.tokenizer.get_vocab_size():,}"
+        )
+
+
+def example_spec(config: Any) -> ExampleSpec:
+    """The shapes of `config.inputs`."""
+    names = {field.name for field in fields(ExampleSpec)}
+    return ExampleSpec(**{name: config.inputs[name] for name in names & set(config.inputs)})
+
+
+def open_data(config: Any, workdir: Path) -> Data:
+    """Prepares (once) and opens the data that `config.data` names; trains or loads the tokenizer.
+
+    Raises:
+      UserError: unknown source, nothing to train on, fewer clips than a batch, and everything that
+        the sources themselves find wrong.
+    """
+    data = config.data
+    if data.source == "dataset":
+        directory = prepare_tfds(data.dataset, data.directory, data.options.to_dict())
+        train, test, held_out = open_tfds(directory, "train"), open_tfds(directory, "test"), True
+    elif data.source == "files":
+        if not data.root:
+            raise UserError("data.root is empty: give the folder of clips, --config.data.root=DIR")
+        train, test = (
+            open_folder(data.root, data.captions, split=split, holdout=data.holdout)
+            for split in ("train", "test")
+        )
+        held_out = not {train.id(i) for i in range(len(train))} & {
+            test.id(i) for i in range(len(test))
+        }
+        print(train.describe(), flush=True)
+    else:
+        raise UserError(f"data.source {data.source!r} is neither 'dataset' nor 'files'")
+    if len(train) < config.batch:
+        raise UserError(
+            f"{len(train)} training clips do not fill a batch of {config.batch}; "
+            f"give --config.batch={max(len(train), 1)} or less"
+        )
+    return Data(
+        train, test, held_out, example_spec(config), _tokenizer(config, train, workdir), data.cache
+    )
+
+
+def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
+    """Of this run: as kept in the working directory, else made now and kept there."""
+    kept = workdir / TOKENIZER
+    if kept.exists():
+        tokenizer = load_tokenizer(str(kept))
+    elif config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
+        tokenizer = train_tokenizer(train.captions(), config.model.text.vocab)
+        tokenizer.save(str(kept))
+    else:
+        tokenizer = load_tokenizer(config.inputs.tokenizer)
+        tokenizer.save(str(kept))
+    if tokenizer.get_vocab_size() > config.model.text.vocab:
+        raise UserError(
+            f"the tokenizer has {tokenizer.get_vocab_size():,} entries, the text encoder "
+            f"{config.model.text.vocab:,}; set --config.model.text.vocab"
+        )
+    return tokenizer
+
+
+Vectors = dict[str, np.ndarray]
+Evaluation = Callable[[Any], tuple[dict[str, Report], Vectors]]
+
+
+def make_embedding(
+    system: System, placed: Any, mesh: Mesh, batch: int
+) -> Callable[[Any, Iterator[Mapping[str, np.ndarray]]], Vectors]:
+    """(params, host batches) → everything `system.embed` gives, gathered, with valid and index."""
+    check_batch(batch, mesh)
+    data = batch_sharding(mesh)
+    embed = jax.jit(system.embed, in_shardings=(placed, data), out_shardings=replicated(mesh))
+
+    def run(params: Any, batches: Iterator[Mapping[str, np.ndarray]]) -> Vectors:
+        parts: list[Vectors] = []
+        for host in batches:
+            inputs = {name: host[name] for name in system.batch_spec}
+            outputs = jax.device_get(embed(params, put_batch(inputs, data)))
+            parts.append(outputs | {name: host[name] for name in ("valid", "index")})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return run
+
+
+def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: Mesh) -> Evaluation:
+    """params → (reports by evaluator, the vectors they were made from), over the test split."""
+    batch = config.runtime.evaluate_batch
+    embed = make_embedding(system, placed, mesh, batch)
+
+    def run(params: Any) -> tuple[dict[str, Report], Vectors]:
+        vectors = embed(
+            params,
+            eval_batches(
+                data.test, data.spec, data.tokenizer, batch=batch, workers=0, cache_dir=data.cache
+            ),
+        )
+        return {n: evaluate(vectors) for n, evaluate in system.evaluators.items()}, vectors
+
+    return run

@@ -1,0 +1,79 @@
+"""The working directory of a run: one config, everything that came of it, readable by a person."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from weavejax.errors import UserError
+
+CONFIG = "config.json"
+FREE_SECTION = "runtime"  # how a run is carried out, not what it computes: may differ on resume
+
+
+def open_workdir(path: str | Path, config: Any) -> Path:
+    """Creates the directory of a run, or checks that it belongs to this config.
+
+    Raises:
+      UserError: it holds a run of another config (the differing keys are named), or other files.
+    """
+    directory = Path(path)
+    wanted = json.loads(config.to_json_best_effort())
+    stored = directory / CONFIG
+    if stored.exists():
+        found = read_json(stored)
+        differing = [
+            f"{key} {old} there, {new} here"
+            for key, (old, new) in _differences(found, wanted).items()
+            if key.split(".")[0] != FREE_SECTION
+        ]
+        if differing:
+            raise UserError(
+                f"{directory} is the working directory of another config "
+                f"({'; '.join(differing[:5])}{'; …' if len(differing) > 5 else ''}); "
+                "give another --workdir"
+            )
+    elif directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty and holds no {CONFIG}; give another --workdir")
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(stored, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+    return directory
+
+
+def read_config(path: str | Path) -> Any:
+    """The locked config of an existing working directory."""
+    stored = Path(path) / CONFIG
+    if not stored.is_file():
+        raise UserError(f"{path} is not a working directory: it holds no {CONFIG}")
+    config = ConfigDict(read_json(stored))
+    config.lock()
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """Parses a JSON file; UserError when it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {prefix[:-1]: (old, new)}
+    out: dict[str, tuple[Any, Any]] = {}
+    for key in {**old, **new}:
+        out |= _differences(old.get(key, "absent"), new.get(key, "absent"), f"{prefix}{key}.")
+    return out

@@ -1,0 +1,65 @@
+"""The contract between a system and everything that runs it."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from weavejax.metrics.report import Report
+from weavejax.ops.transformer import Rule
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, Array]
+Metrics = dict[str, tuple[Array, Array]]
+
+
+def under(prefix: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """The rules of a part, for the tree in which that part stands at `prefix`."""
+    start = rf"^{re.escape(prefix)}/"
+    return tuple(
+        (start + (pattern[1:] if pattern.startswith("^") else f".*{pattern}"), spec)
+        for pattern, spec in rules
+    )
+
+
+def never(path: str) -> bool:
+    """No parameter is frozen."""
+    del path
+    return False
+
+
+@dataclass(frozen=True)
+class System:
+    """Pure functions; the train step, checkpoints, guard and launch never change with the system.
+
+    Attributes:
+      name: as in `SYSTEMS`.
+      batch_spec: shape and type of every array of a global batch.
+      init: key → parameters, a nested dict.
+      loss: (params, batch, key, step) → (loss [], metrics as (sum, weight) pairs). The step is an
+        argument because losses may follow a schedule.
+      embed: (params, batch) → named arrays with a leading batch dimension; no randomness.
+      rules: sharding table, see `weavejax.runtime.sharding`.
+      evaluators: by name, from the arrays `embed` gave over a whole split (and `valid` [N]) to a
+        report.
+      flops: analytic FLOPs of one example's forward pass, by part.
+      frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
+      published: name maps of published checkpoints: by name, state dict → parameters.
+      headline: name of the scalar that picks the best checkpoint; higher is better.
+    """
+
+    name: str
+    batch_spec: Mapping[str, jax.ShapeDtypeStruct]
+    init: Callable[[Array], Params]
+    loss: Callable[[Params, Batch, Array, Array], tuple[Array, Metrics]]
+    embed: Callable[[Params, Batch], dict[str, Array]]
+    rules: Sequence[Rule]
+    evaluators: Mapping[str, Callable[[Mapping[str, np.ndarray]], Report]]
+    flops: Mapping[str, float]
+    headline: str
+    frozen: Callable[[str], bool] = never
+    published: Mapping[str, Callable[..., Params]] = field(default_factory=dict)
