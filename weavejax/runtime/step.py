@@ -138,7 +138,7 @@ def make_train_step(
         )
         metrics = metrics | {
             "optimised loss": per_step(loss),
-            "gradient norm": per_step(optax.global_norm(grads)),
+            "gradient norm": per_step(optax.tree.norm(grads)),
             "learning rate": per_step(learning_rate(state.step)),
         }
         params = tree.unflatten({**trainable, **frozen})

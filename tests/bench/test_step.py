@@ -1,0 +1,53 @@
+"""The train step alone, on a made-up batch: examples/s and GFLOP/s.
+
+  pytest tests/bench/test_step.py -m bench -s
+"""
+
+import time
+
+import jax
+import pytest
+
+from weavejax import systems
+from weavejax.runtime import cli
+from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
+from weavejax.runtime.optim import make_optimiser, schedule
+from weavejax.runtime.step import init_state, make_train_step, split, state_shardings
+from weavejax.testing import fake_batch
+
+STEPS = 5
+
+
+@pytest.mark.bench
+def test_step_of_the_main_job():
+    config = cli.load("configs/gram.py")
+    system = systems.build(config)
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    shapes = jax.eval_shape(
+        lambda key: init_state(system, config.optim, config.steps, key), jax.random.key(0)
+    )
+    optimiser = make_optimiser(config.optim, config.steps, split(shapes.params, system.frozen)[0])
+    placed = state_shardings(shapes, optimiser, system, mesh)
+    state = jax.jit(
+        lambda key: init_state(system, config.optim, config.steps, key), out_shardings=placed
+    )(jax.random.key(0))
+    rate = schedule(config.optim, config.steps)
+    step = make_train_step(system, optimiser, rate, placed, mesh, seed=0, average_decay=0.0)
+    batch = put_batch(fake_batch(system.batch_spec), batch_sharding(mesh))
+
+    began = time.perf_counter()
+    state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    compiled = time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    seconds = (time.perf_counter() - began) / STEPS
+    # Forward and backward are three forward passes' worth; recomputation is not counted.
+    gflops = 3e-9 * sum(system.flops.values()) * config.batch / seconds
+    print(
+        f"\nfirst step {compiled:.1f} s; then {seconds:.3f} s a step, "
+        f"{config.batch / seconds:.0f} clips/s, {gflops:.0f} GFLOP/s on {jax.devices()[0]}"
+    )
+    assert int(state.step) == STEPS + 1
