@@ -1,0 +1,26 @@
+"""Write the recordings that parity tests use where PyTorch is absent.
+
+Needs the ``parity`` extra: ``python tests/parity/record.py``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import conftest  # noqa: F401  (the import shim, before torchvision and torchaudio)
+import numpy as np
+import torch_references
+
+FOLDER = Path(__file__).parent / "recordings"
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name in torch_references.REFERENCES:
+        path = FOLDER / f"{name}.npz"
+        arrays: dict[str, Any] = torch_references.run(name)
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name}: {path.stat().st_size / 1024:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

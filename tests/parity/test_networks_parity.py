@@ -1,0 +1,207 @@
+"""Networks and front end against the published PyTorch code, live or from recordings."""
+
+import importlib
+import importlib.util
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from weavejax.errors import UserError
+from weavejax.models import bert, spectrogram, vit
+from weavejax.ops.fbank import kaldi_fbank
+from weavejax.ops.transformer import stack_blocks
+
+RECORDINGS = Path(__file__).parent / "recordings"
+NAMES = ("vit", "spectrogram", "buckets", "bert", "fbank")
+# Halves the compile time, which is nearly all of these tests' time.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+LIVE = pytest.param(
+    "live",
+    marks=[
+        pytest.mark.parity,
+        pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs the parity extra"),
+    ],
+)
+
+VIT = vit.ViTConfig(image_size=24, patch=8, width=32, layers=2, heads=4, mlp=64, head=16)
+SPECTROGRAM = spectrogram.SpectrogramConfig(
+    frames=112,
+    mels=64,
+    patch=16,
+    patch_width=24,
+    width=32,
+    layers=2,
+    heads=4,
+    mlp=64,
+    pos_kernel=16,
+    pos_groups=4,
+    buckets=16,
+    max_distance=20,
+)
+BERT = bert.BertConfig(
+    vocab=40,
+    positions=12,
+    types=2,
+    width=32,
+    layers=2,
+    heads=4,
+    mlp=64,
+    cross_attention=True,
+    cond_width=32,
+)
+
+Recording = dict[str, np.ndarray]
+
+
+def recorded(name: str) -> Recording:
+    with np.load(RECORDINGS / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def live(name: str) -> Recording:
+    # By name and late: the module imports PyTorch, which most environments lack.
+    return importlib.import_module("torch_references").run(name)
+
+
+@pytest.fixture(params=["recorded", LIVE])
+def reference(request: pytest.FixtureRequest, name: str) -> Recording:
+    return recorded(name) if request.param == "recorded" else live(name)
+
+
+def state(reference: Recording) -> Recording:
+    return {
+        key.removeprefix("state/"): array
+        for key, array in reference.items()
+        if key.startswith("state/")
+    }
+
+
+def cases(reference: Recording) -> dict[str, Recording]:
+    found: dict[str, Recording] = {}
+    for key, array in reference.items():
+        case, _, part = key.partition("/")
+        if case != "state":
+            found.setdefault(case, {})[part] = array
+    assert found
+    return found
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["vit"])
+def test_vit(reference: Recording) -> None:
+    params = vit.from_torch(state(reference), VIT)
+    for case in cases(reference).values():
+        ours = quick_jit(partial(vit.ViT(VIT).apply, deterministic=True))(
+            {"params": params}, case["images"]
+        )
+        assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["spectrogram"])
+def test_spectrogram(reference: Recording) -> None:
+    params = spectrogram.from_torch(state(reference), SPECTROGRAM)
+    model = spectrogram.SpectrogramTransformer(SPECTROGRAM)
+    for case in cases(reference).values():
+        ours = quick_jit(partial(model.apply, deterministic=True))(
+            {"params": params}, case["fbank"]
+        )
+        assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["buckets"])
+def test_relative_buckets(reference: Recording) -> None:
+    ours = spectrogram.relative_buckets(1024, 320, 800)
+    np.testing.assert_array_equal(ours[0], reference["after"])
+    np.testing.assert_array_equal(ours[:, 0], reference["before"])
+
+
+@pytest.mark.parametrize("name", ["bert"])
+def test_bert(reference: Recording) -> None:
+    params = bert.from_torch(state(reference), BERT)
+    for case in cases(reference).values():
+        ours = quick_jit(partial(bert.Bert(BERT).apply, deterministic=True))(
+            {"params": params}, case["tokens"], case["mask"], condition=case.get("condition")
+        )
+        assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["fbank"])
+def test_fbank(reference: Recording) -> None:
+    for case in cases(reference).values():
+        for mels in (64, 128):
+            ours = kaldi_fbank(case["wave"], mels=mels)
+            # Looser: near-empty bands are the logarithm of float32 rounding, theirs as ours.
+            assert relative_error(ours, case[f"mels{mels}"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "config"),
+    [(vit, "vit", VIT), (spectrogram, "spectrogram", SPECTROGRAM), (bert, "bert", BERT)],
+)
+def test_from_torch_stacks_blocks_for_scan(module: Any, name: str, config: Any) -> None:
+    tensors = state(recorded(name))
+    stacked = module.from_torch(tensors, replace(config, scan=True))
+    separate = module.from_torch(tensors, config)
+    jax.tree.map(np.testing.assert_array_equal, stacked, stack_blocks(separate))
+
+
+def test_from_torch_names_every_misfit_at_once() -> None:
+    tensors = state(recorded("spectrogram"))
+    layer = "encoder.layers.1"
+    tensors["predictor.weight"] = np.zeros((2, 2), np.float32)
+    del tensors[f"{layer}.fc1.bias"]
+    tensors[f"{layer}.fc2.bias"] = np.zeros(5, np.float32)
+    tensors["encoder.pos_conv.0.bias"] = tensors["encoder.pos_conv.0.bias"][None]
+    tensors[f"{layer}.self_attn.relative_attention_bias.weight"] = np.zeros((16, 4), np.float32)
+    with pytest.raises(UserError) as error:
+        spectrogram.from_torch(tensors, SPECTROGRAM)
+    message = str(error.value)
+    assert "unused predictor.weight" in message
+    assert f"missing {layer}.fc1.bias" in message
+    assert f"mis-shaped {layer}.fc2.bias: (5,)" in message
+    assert "mis-shaped encoder.pos_conv.0.bias: (1, 32)" in message
+    assert f"{layer}.self_attn.relative_attention_bias.weight differs" in message
+    assert message.count(";") == 4
+
+
+def test_from_torch_reads_the_official_spelling_of_weight_norm() -> None:
+    tensors = state(recorded("spectrogram"))
+    official = {
+        key.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): tensor
+        for key, tensor in tensors.items()
+    }
+    assert official.keys() != tensors.keys()
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        spectrogram.from_torch(official, SPECTROGRAM),
+        spectrogram.from_torch(tensors, SPECTROGRAM),
+    )
+
+
+@pytest.mark.parity
+@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs the parity extra")
+@pytest.mark.parametrize("name", NAMES)
+def test_recordings_equal_the_live_run(name: str) -> None:
+    stored, now = recorded(name), live(name)
+    assert stored.keys() == now.keys()
+    for key, array in now.items():
+        np.testing.assert_allclose(stored[key], array, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+def test_recordings_are_small() -> None:
+    sizes = {path.stem: path.stat().st_size for path in RECORDINGS.glob("*.npz")}
+    assert sizes.keys() == set(NAMES)
+    assert max(sizes.values()) < 300_000
+    assert sum(sizes.values()) < 1_500_000

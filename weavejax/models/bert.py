@@ -1,0 +1,232 @@
+"""BERT text encoder with optional cross-attention, the text and fusion encoder of VAST and GRAM.
+
+Source: Devlin et al., BERT (arXiv 1810.04805); cross-attention after each self-attention as in
+VAST (arXiv 2305.18500). Post-norm blocks; self-attention is bidirectional in both uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from weavejax.models.torch_names import Source, Table, convert, dense, norm
+from weavejax.ops.transformer import (
+    BLOCK_RULES,
+    LayerNorm,
+    Mlp,
+    MultiHeadAttention,
+    Rule,
+    run_blocks,
+    trunc_normal,
+)
+
+EPSILON = 1e-12
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """Sizes and switches of a `Bert`.
+
+    Attributes:
+        vocab: number of word pieces.
+        positions: longest sequence.
+        types: rows of the segment table; only segment 0 is used.
+        width: token width.
+        layers: number of blocks.
+        heads: attention heads.
+        mlp: hidden width of the MLPs.
+        dropout: of embeddings, branches and attention weights.
+        cross_attention: whether blocks hold a cross-attention.
+        cond_width: width of the tokens it attends to.
+        dtype: compute type; parameters are float32.
+        scan: one scanned stack of blocks instead of separate ones.
+        remat: "none", "dots" or "full"; see `run_blocks`.
+        attention: backend; see `weavejax.ops.attention`.
+    """
+
+    vocab: int
+    positions: int
+    types: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    dropout: float = 0.0
+    cross_attention: bool = False
+    cond_width: int = 0
+    dtype: str = "float32"
+    scan: bool = False
+    remat: str = "none"
+    attention: str = "xla"
+
+
+BERT_BASE = BertConfig(
+    vocab=30522,
+    positions=512,
+    types=2,
+    width=768,
+    layers=12,
+    heads=12,
+    mlp=3072,
+    dropout=0.1,
+    cross_attention=True,
+    cond_width=768,
+)
+
+
+def rules(config: BertConfig) -> tuple[Rule, ...]:
+    """Sharding table, first match wins; specs are written from the right."""
+    del config  # cross-attention has the same names as self-attention
+    return (
+        # By columns: 30522 rows are not divisible by any usual mesh.
+        (r"^(word|position)/embedding$", ("data",)),
+        (r"^type/embedding$", ()),
+        *BLOCK_RULES,
+    )
+
+
+class Bert(nn.Module):
+    """Word pieces to tokens, optionally looking at condition tokens."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array,
+        *,
+        condition: jax.Array | None = None,
+        deterministic: bool,
+    ) -> jax.Array:
+        """Encode text.
+
+        Args:
+            tokens: int32 ``[N, L]`` word-piece ids.
+            mask: bool ``[N, L]``, False at padding.
+            condition: ``[N, C, cond_width]`` tokens for the cross-attention, all attended to;
+                None skips the cross-attention, with the same weights otherwise.
+            deterministic: True switches dropout off; False needs a "dropout" key.
+
+        Returns:
+            ``[N, L, width]``; token 0 is the sentence's. Rows at padding are not meaningful.
+        """
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        length = tokens.shape[1]
+        if length > c.positions:
+            raise ValueError(f"this BERT takes at most {c.positions} word pieces, got {length}")
+        if condition is not None and not c.cross_attention:
+            raise ValueError("condition tokens need a BERT with cross_attention=True")
+        if condition is None and c.cross_attention and self.is_initializing():
+            # Parameters must not depend on whether the first call had a condition.
+            condition = jnp.zeros((len(tokens), 1, c.cond_width), dtype)
+        word = nn.Embed(c.vocab, c.width, dtype=dtype, embedding_init=trunc_normal, name="word")
+        position = nn.Embed(
+            c.positions, c.width, dtype=dtype, embedding_init=trunc_normal, name="position"
+        )
+        kind = nn.Embed(c.types, c.width, dtype=dtype, embedding_init=trunc_normal, name="type")
+        x = word(tokens) + position(jnp.arange(length)[None]) + kind(jnp.zeros((1, 1), jnp.int32))
+        x = LayerNorm(EPSILON, dtype, name="norm")(x)
+        x = nn.Dropout(c.dropout)(x, deterministic=deterministic)
+        return run_blocks(
+            Block,
+            x,
+            mask[:, None, None, :],
+            condition,
+            layers=c.layers,
+            scan=c.scan,
+            remat=c.remat,
+            config=c,
+            deterministic=deterministic,
+        )
+
+
+class Block(nn.Module):
+    """Post-norm self-attention, cross-attention if there is a condition, and MLP."""
+
+    config: BertConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, layer: jax.Array, mask: jax.Array, condition: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        del layer
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
+        x = LayerNorm(EPSILON, dtype, name="norm1")(
+            x + drop(self._attention("attention")(x, mask=mask))
+        )
+        if condition is not None:
+            attended = self._attention("cross_attention")(x, condition)
+            x = LayerNorm(EPSILON, dtype, name="norm_cross")(x + drop(attended))
+        mlp = Mlp(c.mlp, c.width, dtype, name="mlp")
+        return LayerNorm(EPSILON, dtype, name="norm2")(x + drop(mlp(x))), None
+
+    def _attention(self, name: str) -> MultiHeadAttention:
+        c = self.config
+        return MultiHeadAttention(
+            c.width,
+            c.heads,
+            jnp.dtype(c.dtype),
+            dropout=c.dropout,
+            backend=c.attention,
+            deterministic=self.deterministic,
+            name=name,
+        )
+
+
+def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
+    """Parameters from a BERT state dict (no pooler, no language-model head).
+
+    Args:
+        state: keys as in transformers' ``BertModel`` and GRAM's ``multimodal_encoder.bert.*``,
+            prefix stripped.
+        config: sizes; ``cross_attention`` must say what the file holds.
+
+    Raises:
+        UserError: naming every unused, missing or mis-shaped key.
+    """
+    plain = replace(config, scan=False)
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
+    shapes = jax.eval_shape(
+        lambda t, m: Bert(plain).init(jax.random.key(0), t, m, deterministic=True), tokens, mask
+    )
+    return convert(
+        state,
+        _table(config),
+        shapes=shapes["params"],
+        model="BERT",
+        scan=config.scan,
+        ignore=frozenset({"embeddings.position_ids"}),  # a buffer: 0, 1, 2, ...
+    )
+
+
+def _table(config: BertConfig) -> Table:
+    table: Table = {
+        "word/embedding": Source("embeddings.word_embeddings.weight"),
+        "position/embedding": Source("embeddings.position_embeddings.weight"),
+        "type/embedding": Source("embeddings.token_type_embeddings.weight"),
+        **norm("norm", "embeddings.LayerNorm"),
+    }
+    attentions = {"attention": ("attention", "norm1")}
+    if config.cross_attention:
+        attentions["cross_attention"] = ("crossattention", "norm_cross")
+    for i in range(config.layers):
+        path, key = f"blocks_{i}", f"encoder.layer.{i}"
+        for ours, (theirs, after) in attentions.items():
+            for name in ("query", "key", "value"):
+                table |= dense(f"{path}/{ours}/{name}", f"{key}.{theirs}.self.{name}")
+            table |= dense(f"{path}/{ours}/output", f"{key}.{theirs}.output.dense")
+            table |= norm(f"{path}/{after}", f"{key}.{theirs}.output.LayerNorm")
+        table |= dense(f"{path}/mlp/fc1", f"{key}.intermediate.dense")
+        table |= dense(f"{path}/mlp/fc2", f"{key}.output.dense")
+        table |= norm(f"{path}/norm2", f"{key}.output.LayerNorm")
+    return table

@@ -1,0 +1,219 @@
+"""Vision transformer, the image tower of EVA-CLIP.
+
+Source: Fang et al., EVA (arXiv 2211.07636), and Sun et al., EVA-CLIP (arXiv 2303.15389); the code
+published as ``eva_vit_model.py``. Pre-norm blocks, learned absolute positions, query and value
+biases but no key bias, exact GELU, no layer scale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.ops.transformer import (
+    BLOCK_RULES,
+    LayerNorm,
+    Mlp,
+    MultiHeadAttention,
+    Rule,
+    drop_path,
+    run_blocks,
+    torch_conv,
+    trunc_normal,
+)
+
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Sizes and switches of a `ViT`.
+
+    Attributes:
+        image_size: height and width in pixels, a multiple of ``patch``.
+        patch: side of a patch in pixels.
+        width: token width.
+        layers: number of blocks.
+        heads: attention heads.
+        mlp: hidden width of the MLPs.
+        drop_path: stochastic depth of the last block; it rises linearly from 0 in the first.
+        head: width of the published output projection; its parameters are held, not applied.
+        dtype: compute type; parameters are float32.
+        scan: one scanned stack of blocks instead of separate ones.
+        remat: "none", "dots" or "full"; see `run_blocks`.
+        attention: backend; see `weavejax.ops.attention`.
+    """
+
+    image_size: int
+    patch: int
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    drop_path: float = 0.0
+    head: int = 0
+    dtype: str = "float32"
+    scan: bool = False
+    remat: str = "none"
+    attention: str = "xla"
+
+    @property
+    def patches(self) -> int:
+        """Patches per image."""
+        return (self.image_size // self.patch) ** 2
+
+
+EVA_CLIP_G = ViTConfig(
+    image_size=224,
+    patch=14,
+    width=1408,
+    layers=40,
+    heads=16,
+    mlp=6144,
+    drop_path=0.4,
+    head=1024,
+)
+
+
+def rules(config: ViTConfig) -> tuple[Rule, ...]:
+    """Sharding table, first match wins; specs are written from the right."""
+    table: tuple[Rule, ...] = (
+        (r"^class_token$", ()),
+        (r"^position$", ("data",)),
+        (r"^patch/kernel$", ("data",)),
+        *BLOCK_RULES,
+    )
+    return (*table, (r"^head/kernel$", ("data", "model"))) if config.head else table
+
+
+class ViT(nn.Module):
+    """Images to tokens."""
+
+    config: ViTConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Encode images.
+
+        Args:
+            images: ``[N, H, W, 3]``, already normalised.
+            deterministic: True switches stochastic depth off; False needs a "dropout" key.
+
+        Returns:
+            ``[N, 1 + P, width]``, class token first, patches row by row, after the last norm.
+        """
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        if images.shape[1:] != (c.image_size, c.image_size, 3):
+            raise ValueError(
+                f"this ViT takes images [N, {c.image_size}, {c.image_size}, 3], got {images.shape}"
+            )
+        x = nn.Conv(
+            c.width,
+            (c.patch, c.patch),
+            strides=(c.patch, c.patch),
+            padding="VALID",
+            dtype=dtype,
+            kernel_init=torch_conv,
+            name="patch",
+        )(images)
+        x = x.reshape(len(x), c.patches, c.width)
+        first = self.param("class_token", trunc_normal, (1, 1, c.width)).astype(dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
+        position = self.param("position", trunc_normal, (1, 1 + c.patches, c.width))
+        x = run_blocks(
+            Block,
+            x + position.astype(dtype),
+            layers=c.layers,
+            scan=c.scan,
+            remat=c.remat,
+            config=c,
+            deterministic=deterministic,
+        )
+        x = LayerNorm(EPSILON, dtype, name="norm")(x)
+        if c.head and self.is_initializing():
+            nn.Dense(c.head, dtype=dtype, kernel_init=trunc_normal, name="head")(x)
+        return x
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each branch with stochastic depth."""
+
+    config: ViTConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        attend = MultiHeadAttention(
+            c.width, c.heads, dtype, key_bias=False, backend=c.attention, name="attention"
+        )
+        mlp = Mlp(c.mlp, c.width, dtype, name="mlp")
+        x = x + self._noise(attend(LayerNorm(EPSILON, dtype, name="norm1")(x)), layer)
+        x = x + self._noise(mlp(LayerNorm(EPSILON, dtype, name="norm2")(x)), layer)
+        return x, None
+
+    def _noise(self, branch: jax.Array, layer: jax.Array) -> jax.Array:
+        c = self.config
+        if self.deterministic or c.drop_path == 0.0:
+            return branch
+        rate = layer.astype(jnp.float32) * (c.drop_path / max(c.layers - 1, 1))
+        return drop_path(branch, rate, self.make_rng("dropout"))
+
+
+def from_torch(state: Mapping[str, np.ndarray], config: ViTConfig) -> dict[str, Any]:
+    """Parameters from the published image tower's state dict.
+
+    Args:
+        state: keys as in EVA-CLIP, timm and GRAM's ``vision_encoder.visual.*``, prefix stripped.
+        config: sizes; ``head`` must be the width of ``head.weight``, or 0 if that is absent.
+
+    Raises:
+        UserError: naming every unused, missing or mis-shaped key.
+    """
+    plain = replace(config, scan=False)
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda x: ViT(plain).init(jax.random.key(0), x, deterministic=True), images
+    )
+    return convert(state, _table(config), shapes=shapes["params"], model="ViT", scan=config.scan)
+
+
+def _table(config: ViTConfig) -> Table:
+    table: Table = {
+        "class_token": Source("cls_token"),
+        "position": Source("pos_embed"),
+        "patch/kernel": Source("patch_embed.proj.weight", conv_2d),
+        "patch/bias": Source("patch_embed.proj.bias"),
+        **norm("norm", "norm"),
+    }
+    if config.head:
+        table |= dense("head", "head")
+    for i in range(config.layers):
+        path, key = f"blocks_{i}", f"blocks.{i}"
+        for part, name in enumerate(("query", "key", "value")):
+            table[f"{path}/attention/{name}/kernel"] = Source(
+                f"{key}.attn.qkv.weight", partial(_third, part=part)
+            )
+        table |= {
+            f"{path}/attention/query/bias": Source(f"{key}.attn.q_bias"),
+            f"{path}/attention/value/bias": Source(f"{key}.attn.v_bias"),
+            **dense(f"{path}/attention/output", f"{key}.attn.proj"),
+            **dense(f"{path}/mlp/fc1", f"{key}.mlp.fc1"),
+            **dense(f"{path}/mlp/fc2", f"{key}.mlp.fc2"),
+            **norm(f"{path}/norm1", f"{key}.norm1"),
+            **norm(f"{path}/norm2", f"{key}.norm2"),
+        }
+    return table
+
+
+def _third(fused: np.ndarray, *, part: int) -> np.ndarray:
+    """One kernel out of the fused ``[3 · width, width]`` matrix: query, key, value."""
+    return np.split(fused, 3)[part].T

@@ -1,0 +1,197 @@
+"""What the transformers of this package share: attention, MLP, residual noise, stacks of blocks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from weavejax.ops.attention import attention
+
+Init = jax.nn.initializers.Initializer
+# (regex on the "/"-joined parameter path, mesh axes of the last dimensions)
+Rule = tuple[str, tuple[str | None, ...]]
+
+# Megatron's layout: the first matrix of each pair is split by columns over `model`, the second by
+# rows, so a pair costs one all-reduce. `data` shards the other dimension (FSDP).
+BLOCK_RULES: tuple[Rule, ...] = (
+    (r"attention/(query|key|value)/kernel$", ("data", "model")),
+    (r"attention/output/kernel$", ("model", "data")),
+    (r"mlp/fc1/kernel$", ("data", "model")),
+    (r"mlp/fc2/kernel$", ("model", "data")),
+    (r"/(bias|scale)$", ()),
+)
+
+trunc_normal: Init = nn.initializers.truncated_normal(0.02)
+# PyTorch's default for convolutions, which the published patch embeddings start from.
+torch_conv: Init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis: statistics in float32, output in ``dtype``.
+
+    Linen's own refuses a bfloat16 input under strict type promotion.
+    """
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        row = (1,) * (x.ndim - 1) + (width,)
+        return (x * scale.reshape(row) + bias.reshape(row)).astype(self.dtype)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with separate query, key and value projections.
+
+    Attributes:
+        width: width of the output; the input may have another (cross-attention).
+        heads: number of heads, each ``width / heads`` wide.
+        dtype: compute type.
+        dropout: dropout of attention weights.
+        key_bias: False leaves out the key's bias, as in EVA (it cannot change a softmax).
+        backend: see `weavejax.ops.attention`.
+        query_init: initialiser of the query and key kernels.
+        value_init: initialiser of the value and output kernels.
+        deterministic: True switches dropout off.
+    """
+
+    width: int
+    heads: int
+    dtype: jnp.dtype
+    dropout: float = 0.0
+    key_bias: bool = True
+    backend: str = "xla"
+    query_init: Init = trunc_normal
+    value_init: Init = trunc_normal
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        *,
+        bias: Callable[[jax.Array], jax.Array] | None = None,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Attend from ``x [N, L, width]`` to ``memory [N, S, ·]``, or to ``x`` itself.
+
+        ``bias`` maps the projected queries ``[N, L, H, D]`` to a logit bias (`attention`'s shape).
+        """
+        memory = x if memory is None else memory
+        q = self._heads(x, "query", self.query_init, use_bias=True)
+        k = self._heads(memory, "key", self.query_init, use_bias=self.key_bias)
+        v = self._heads(memory, "value", self.value_init, use_bias=True)
+        dropout = 0.0 if self.deterministic else self.dropout
+        mixed = attention(
+            q,
+            k,
+            v,
+            bias=None if bias is None else bias(q),
+            mask=mask,
+            backend=self.backend,
+            dropout=dropout,
+            dropout_key=self.make_rng("dropout") if dropout > 0.0 else None,
+        )
+        mixed = mixed.reshape(*x.shape[:-1], self.width)
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.value_init, name="output")(
+            mixed
+        )
+
+    def _heads(self, x: jax.Array, name: str, init: Init, *, use_bias: bool) -> jax.Array:
+        dense = nn.Dense(
+            self.width, dtype=self.dtype, kernel_init=init, use_bias=use_bias, name=name
+        )
+        return dense(x).reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with the exact (erf) GELU between them."""
+
+    hidden: int
+    width: int
+    dtype: jnp.dtype
+    kernel_init: Init = trunc_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
+        x = jax.nn.gelu(x, approximate=False)
+        return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(x)
+
+
+def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+    """Stochastic depth: zero a residual branch ``[N, ...]`` for a share ``rate`` of the examples.
+
+    The others are divided by ``1 - rate``, which keeps the mean. ``rate`` may be traced.
+    """
+    keep = 1.0 - rate
+    kept = jax.random.bernoulli(key, keep, (branch.shape[0],) + (1,) * (branch.ndim - 1))
+    return jnp.where(kept, branch / keep.astype(branch.dtype), jnp.zeros((), branch.dtype))
+
+
+def run_blocks(
+    block: type[nn.Module],
+    x: jax.Array,
+    *shared: Any,
+    layers: int,
+    scan: bool,
+    remat: str,
+    **fields: Any,
+) -> jax.Array:
+    """Run ``layers`` copies of ``block`` one after the other, inside a compact ``__call__``.
+
+    A block maps ``(x, layer, *shared)`` to ``(x, None)``; ``layer`` is its int32 index.
+
+    Args:
+        block: the module class.
+        x: what is passed from block to block.
+        *shared: arguments that every block sees unchanged.
+        layers: number of blocks.
+        scan: one `nn.scan` over stacked parameters (``blocks/...``, leading axis ``layers``)
+            instead of separate blocks (``blocks_0/...``): same numbers, compile time and program
+            size that do not grow with depth.
+        remat: what the backward pass recomputes: ``"none"``, ``"dots"`` (keep the results of
+            matrix products) or ``"full"`` (keep the blocks' inputs only).
+        **fields: attributes of each block.
+    """
+    if remat != "none":
+        if remat not in REMAT_POLICIES:
+            raise ValueError(f"unknown remat {remat!r}; choose none, dots or full")
+        # Inside a scan XLA cannot merge the recomputation with the first pass: no barrier needed.
+        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    if not scan:
+        for layer in range(layers):
+            x, _ = block(**fields, name=f"blocks_{layer}")(x, jnp.int32(layer), *shared)
+        return x
+    scanned = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0,) + (nn.broadcast,) * len(shared),
+        length=layers,
+    )
+    x, _ = scanned(**fields, name="blocks")(x, jnp.arange(layers, dtype=jnp.int32), *shared)
+    return x
+
+
+def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:
+    """Turn the parameters of separate blocks (``blocks_0``, ...) into those of a scanned stack."""
+    layers = sum(name.startswith("blocks_") for name in params)
+    rest = {name: leaf for name, leaf in params.items() if not name.startswith("blocks_")}
+    blocks = [params[f"blocks_{layer}"] for layer in range(layers)]
+    return {**rest, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
