@@ -1,5 +1,6 @@
 """What the doors share: from a config to data, tokenizer and evaluation."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,17 +13,19 @@ from tokenizers import Tokenizer
 
 from weavejax.data.clip import Source
 from weavejax.data.example import ExampleSpec
-from weavejax.data.folder import open_folder
+from weavejax.data.folder import FolderSource, open_folder
 from weavejax.data.pipeline import eval_batches
 from weavejax.data.sources import open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
 from weavejax.runtime.mesh import batch_sharding, check_batch, put_batch, replicated
+from weavejax.runtime.workdir import write_text
 from weavejax.systems.base import System
 
 TOKENIZER = "tokenizer.json"
 TRAINED_ON_CAPTIONS = "captions"
+PRINTED_STREAMS = 20  # of more clips, the streams are written to a file
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def open_data(config: Any, workdir: Path) -> Data:
         held_out = not {train.id(i) for i in range(len(train))} & {
             test.id(i) for i in range(len(test))
         }
-        print(train.describe(), flush=True)
+        say_streams(train, workdir)
     else:
         raise UserError(f"data.source {data.source!r} is neither 'dataset' nor 'files'")
     if len(train) < config.batch:
@@ -92,6 +95,16 @@ def open_data(config: Any, workdir: Path) -> Data:
     return Data(
         train, test, held_out, example_spec(config), _tokenizer(config, train, workdir), data.cache
     )
+
+
+def say_streams(source: FolderSource, workdir: Path | None = None) -> None:
+    """Says which streams of a folder's files are used: here when few, else in streams.jsonl."""
+    if len(source) <= PRINTED_STREAMS:
+        print("\n".join(source.describe()), flush=True)
+    elif workdir is not None:
+        rows = (json.dumps(row, ensure_ascii=False) for row in source.streams())
+        write_text(workdir / "streams.jsonl", "\n".join(rows) + "\n")
+        print(f"which streams are used: {workdir}/streams.jsonl", flush=True)
 
 
 def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{name} is missing; see --help")
     workdir = Path(values["workdir"])
     source = open_folder(values["clips"], values["captions"], split="all")
-    print(source.describe(), flush=True)
+    assemble.say_streams(source)
     trained = restore(workdir, values["step"])
     tokenizer = load_tokenizer(str(workdir / assemble.TOKENIZER))
     spec = assemble.example_spec(trained.config)
@@ -53,8 +53,7 @@ def main(argv: Sequence[str]) -> None:
     embed = assemble.make_embedding(trained.system, trained.placed, trained.mesh, batch)
     batches = eval_batches(source, spec, tokenizer, batch=batch, workers=0, cache_dir="")
     vectors = embed(trained.params, batches)
-    keep = vectors.pop("padding") == 0 if "padding" in vectors else slice(None)
-    vectors = {name: array[keep] for name, array in vectors.items()}
+    vectors = {name: array[: len(source)] for name, array in vectors.items()}  # less the padding
 
     ids = np.asarray([source.id(int(i)) for i in vectors.pop("index")])
     for number in np.flatnonzero(~vectors["valid"]):
@@ -67,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         out["query_score"] = _search(trained, spec, tokens, clip, present)
         _print_nearest(values["query"], ids, out["query_score"], vectors, trained)
     path = Path(values["out"] or f"{Path(values['clips']).resolve().name}.npz")
-    np.savez_compressed(path, **out)
+    np.savez_compressed(path, allow_pickle=False, **out)
     print(f"{len(ids)} clips embedded; written to {path}: {', '.join(sorted(out))}")
 
 

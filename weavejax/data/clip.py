@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
+class DecodeError(ValueError):
+    """The media cannot be decoded: the record is broken."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """One clip, its media still encoded.
@@ -38,6 +42,10 @@ class Source(Protocol):
 
     def id(self, index: int) -> str:
         """The id of clip `index`, without reading its media where the format allows it."""
+        ...
+
+    def text(self, index: int) -> tuple[tuple[str, ...], str]:
+        """The captions and the subtitle of clip `index`, without its media where possible."""
         ...
 
     def captions(self) -> Sequence[str]:

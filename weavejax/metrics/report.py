@@ -47,4 +47,4 @@ def _cell(value: Any) -> str:
         return value
     if isinstance(value, (int, np.integer)):
         return str(value)
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}"

@@ -22,9 +22,9 @@ from weavejax.ops.transformer import (
     LayerNorm,
     Mlp,
     MultiHeadAttention,
+    PatchEmbed,
     Rule,
     run_blocks,
-    torch_conv,
     trunc_normal,
 )
 
@@ -138,17 +138,8 @@ class SpectrogramTransformer(nn.Module):
                 f"spectrograms must be [N, T, M] with T and M multiples of {c.patch}, "
                 f"got {fbank.shape}"
             )
-        x = nn.Conv(
-            c.patch_width,
-            (c.patch, c.patch),
-            strides=(c.patch, c.patch),
-            padding="VALID",
-            use_bias=False,
-            dtype=dtype,
-            kernel_init=torch_conv,
-            name="patch",
-        )(fbank[..., None])
-        x = LayerNorm(EPSILON, dtype, name="patch_norm")(x.reshape(len(x), -1, c.patch_width))
+        embed = PatchEmbed(c.patch_width, c.patch, dtype, use_bias=False, name="patch")
+        x = LayerNorm(EPSILON, dtype, name="patch_norm")(embed(fbank[..., None]))
         x = nn.Dense(c.width, dtype=dtype, kernel_init=trunc_normal, name="project")(x)
         x = nn.Dropout(c.input_dropout)(x, deterministic=deterministic)
         x = x + PositionConv(c, name="position_conv")(x)

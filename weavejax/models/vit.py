@@ -21,10 +21,10 @@ from weavejax.ops.transformer import (
     LayerNorm,
     Mlp,
     MultiHeadAttention,
+    PatchEmbed,
     Rule,
     drop_path,
     run_blocks,
-    torch_conv,
     trunc_normal,
 )
 
@@ -114,16 +114,7 @@ class ViT(nn.Module):
             raise ValueError(
                 f"this ViT takes images [N, {c.image_size}, {c.image_size}, 3], got {images.shape}"
             )
-        x = nn.Conv(
-            c.width,
-            (c.patch, c.patch),
-            strides=(c.patch, c.patch),
-            padding="VALID",
-            dtype=dtype,
-            kernel_init=torch_conv,
-            name="patch",
-        )(images)
-        x = x.reshape(len(x), c.patches, c.width)
+        x = PatchEmbed(c.width, c.patch, dtype, name="patch")(images)
         first = self.param("class_token", trunc_normal, (1, 1, c.width)).astype(dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
         position = self.param("position", trunc_normal, (1, 1 + c.patches, c.width))

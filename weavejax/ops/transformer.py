@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from weavejax.ops.attention import attention
 
@@ -31,6 +32,36 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping square patches to tokens: a strided convolution, done as one matrix product.
+
+    The product is what the convolution comes to, and several times as fast where convolutions are
+    lowered badly (CPU, and the weight gradient on most backends).
+    """
+
+    width: int
+    patch: int
+    dtype: jnp.dtype
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[N, H, W, C]`` → ``[N, H/patch · W/patch, width]``, row by row."""
+        shape = (self.patch, self.patch, x.shape[-1], self.width)
+        kernel = self.param("kernel", torch_conv, shape).astype(self.dtype)
+        patches = rearrange(
+            x.astype(self.dtype),
+            "n (h p) (w q) c -> n (h w) (p q c)",
+            p=self.patch,
+            q=self.patch,
+        )
+        y = patches @ kernel.reshape(-1, self.width)
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return y + bias.astype(self.dtype).reshape(1, 1, -1)
 
 
 class LayerNorm(nn.Module):

@@ -78,6 +78,10 @@ class Checkpoints:
         found = self._orbax.restore(step, args=ocp.args.StandardRestore(wanted))
         return serialization.from_state_dict(abstract, found)
 
+    def restore_raw(self, step: int) -> Any:
+        """The stored nested dict of `step` as it is, on this process' first device."""
+        return self._orbax.restore(step)
+
     def best_step(self) -> int | None:
         """Step of the checkpoint with the highest headline, if any was evaluated."""
         scored = {}

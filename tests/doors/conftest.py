@@ -1,0 +1,41 @@
+"""A small rendered world and one trained run, made once for all tests of the doors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ("--config", "configs/gram.py:smoke")
+
+
+def run(door, *arguments, check=True):
+    """A door as a user runs it: a process of its own, one CPU device."""
+    result = subprocess.run(
+        [sys.executable, "-m", f"weavejax.{door}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Flags that put data sets and decoded clips into a directory of this session."""
+    room = tmp_path_factory.mktemp("world")
+    return (f"--config.data.directory={room}", f"--config.data.cache={room}/decoded")
+
+
+@pytest.fixture(scope="session")
+def trained(world, tmp_path_factory):
+    """(working directory, what the run printed) of the smoke variant."""
+    workdir = tmp_path_factory.mktemp("run") / "gram"
+    return workdir, run("train", *SMOKE, *world, "--workdir", workdir)

@@ -1,0 +1,170 @@
+"""`weavejax.train` as a user runs it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMOKE, run
+
+from weavejax.restore import restore
+from weavejax.runtime import tree
+from weavejax.runtime.checkpoint import Checkpoints
+from weavejax.runtime.records import read_rows
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+    workdir, process = trained
+    names = {p.name for p in workdir.iterdir()}
+    assert names >= {
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "tokenizer.json",
+        "parameters.txt",
+        "results.json",
+        "results.md",
+        "plots",
+    }
+    assert {p.name for p in (workdir / "plots").iterdir()} == {
+        "loss.png",
+        "recall.png",
+        "volumes.png",
+    }
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 12
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["step"] == 12
+    assert 0 <= results["results"]["retrieval/volume/text→video+audio/R@1"] <= 100
+    assert "retrieval/volume/video+audio→text/R@1" in results["results"]
+    assert "text→clip R@1" in (workdir / "results.md").read_text()
+    assert "waiting for data" in process.stdout
+    assert "16 evaluation clips (held out)" in process.stdout
+
+
+def test_metrics_tell_the_course_of_the_run(trained):
+    rows = read_rows(trained[0] / "metrics.jsonl")
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [4, 6, 8, 12]
+    assert all(np.isfinite(row["loss"]) for row in train)
+    assert [row["loss/blend"] for row in train][-1] == 0.0
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12]
+
+
+def rows_of(workdir):
+    rows = read_rows(workdir / "metrics.jsonl")
+    return [row for row in rows if row["kind"] != "time"]
+
+
+def final_state(workdir):
+    """Every leaf of the last checkpoint, optimiser included."""
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2, read_only=True)
+    step = checkpoints.steps()[-1]
+    found = checkpoints.restore_raw(step)
+    checkpoints.close()
+    return {path: np.asarray(leaf) for path, leaf in tree.flatten(found).items()}
+
+
+def test_killed_at_any_step_a_run_ends_bit_for_bit_the_same(trained, world, tmp_path):
+    workdir = tmp_path / "killed"
+    flags = ("--config.runtime.save_every=3", "--config.runtime.workers=1")
+    command = [sys.executable, "-m", "weavejax.train", *SMOKE, *world, *flags]
+    for kill_after in (2, 7):
+        process = subprocess.Popen(
+            [*command, "--workdir", str(workdir), "--config.runtime.log_every=1"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            rows = read_rows(workdir / "metrics.jsonl")
+            if rows and rows[-1]["step"] >= kill_after:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed_at = read_rows(workdir / "metrics.jsonl")[-1]["step"]
+    assert killed_at < 12, "the run ended before it could be killed"
+    last = run(
+        "train", *SMOKE, *world, *flags, "--workdir", workdir, "--config.runtime.log_every=1"
+    )
+    assert "resumed from the checkpoint of step" in last.stdout
+
+    whole = tmp_path / "whole"
+    run("train", *SMOKE, *world, *flags, "--workdir", whole, "--config.runtime.log_every=1")
+    assert rows_of(workdir) == rows_of(whole)
+    killed, straight = final_state(workdir), final_state(whole)
+    assert killed.keys() == straight.keys()
+    assert any(path.startswith("optimiser/") for path in killed)
+    for path, leaf in straight.items():
+        np.testing.assert_array_equal(killed[path], leaf, err_msg=path)
+
+
+def test_a_finished_run_started_again_only_reports(trained, world):
+    workdir, first = trained
+    again = run("train", *SMOKE, *world, "--workdir", workdir)
+    assert "resumed from the checkpoint of step 12" in again.stdout
+    table = [line for line in first.stdout.splitlines() if line.startswith("| volume")]
+    assert table
+    assert table == [line for line in again.stdout.splitlines() if line.startswith("| volume")]
+
+
+def test_a_checkpoint_restores_with_its_config(trained):
+    model = restore(trained[0])
+    assert model.step == 12
+    assert model.config.loss.score == "volume"
+    assert set(model.params) == {"vision", "audio", "text", "head", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.stepz=3"], "unknown config key 'stepz'; did you mean steps"),
+        (["--config.data.source=files", "--config.data.root=/no/such"], "/no/such"),
+        (["--config.data.dataset=datasets/absent"], "datasets/absent"),
+        (["--config.runtime.mesh.data=3"], "does not fit 1 cpu device"),
+        (["--config.loss.score=volum"], "'volum' is none of cosine"),
+        (["--config.batch=4096"], "do not fill a batch of 4096; give --config.batch=24"),
+        (["--config.model.text.vocab=8"], "set --config.model.text.vocab"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(flags, words, world, tmp_path):
+    result = run("train", *SMOKE, *world, "--workdir", tmp_path / "w", *flags, check=False)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert words in lines[-1]
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_working_directory_of_another_config_is_refused(trained, world):
+    result = run(
+        "train", *SMOKE, *world, "--workdir", trained[0], "--config.loss.score=cosine", check=False
+    )
+    assert result.returncode == 2
+    assert "loss.score volume there, cosine here" in result.stderr
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(trained, world, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "w"
+    shutil.copytree(trained[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["dim"] = 64
+    (workdir / "config.json").write_text(json.dumps(config))
+    result = run(
+        "train", *SMOKE, *world, "--workdir", workdir, "--config.model.dim=64", check=False
+    )
+    assert result.returncode == 2
+    assert "params/head/audio/kernel is (32, 128), needed (32, 64)" in result.stderr
+
+
+def test_help_names_every_key():
+    printed = run("train", *SMOKE, "--help").stdout
+    for words in ("--workdir", "--config.loss.score='volume'", "--config.runtime.workers=0"):
+        assert words in printed

@@ -1,0 +1,221 @@
+"""From a clip to one training or evaluation example, in two pure steps.
+
+`decode_clip` is expensive and free of chance, so its result can be kept (`cache.py`);
+`sample_example` is cheap and draws everything random. Inputs as in GRAM (arXiv 2412.11959) and its
+published data loader: frames of equal segments, Kaldi mel filter bank, one chunk of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from weavejax.data.clip import Clip, DecodeError
+from weavejax.data.decode import Media, decode_audio
+from weavejax.data.resize import bilinear
+from weavejax.data.text import encode
+from weavejax.errors import UserError
+from weavejax.ops.fbank import kaldi_fbank
+
+CROP_AREA = (0.8, 1.0)  # share of the area a random crop keeps
+
+
+@dataclass(frozen=True)
+class ExampleSpec:
+    """Shapes and constants of an example.
+
+    Attributes:
+      frames: frames per example, T.
+      size: side of a frame in pixels, S.
+      crop: "squash" resizes to the square whatever the aspect ratio; "crop_flip" takes the
+        central square, and in training a random 80–100 % of its area, mirrored half of the time.
+      candidates: frames decoded (and cached) per clip, at the middles of equal parts.
+      rate: of the sound, Hz.
+      mels: mel bands.
+      audio_frames: mel frames (10 ms each) per chunk.
+      chunks: chunks per example, C.
+      chunk_candidates: chunks kept (and cached) per clip; of a longer clip, those in the middles
+        of equal parts.
+      text_length: caption tokens, [CLS] and [SEP] included.
+      subtitle_length: subtitle tokens; 0 leaves subtitles out.
+      mean: subtracted from the mel filter bank.
+      std: half of what it is then divided by.
+    """
+
+    frames: int = 2
+    size: int = 112
+    crop: str = "squash"
+    candidates: int = 8
+    rate: int = 16000
+    mels: int = 64
+    audio_frames: int = 400
+    chunks: int = 1
+    chunk_candidates: int = 4
+    text_length: int = 32
+    subtitle_length: int = 0
+    mean: float = 15.41663
+    std: float = 6.55582
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("squash", "crop_flip"):
+            raise UserError(f"crop is {self.crop!r}: it must be 'squash' or 'crop_flip'")
+        for kept, used in (("candidates", "frames"), ("chunk_candidates", "chunks")):
+            if not 0 < getattr(self, used) <= getattr(self, kept):
+                raise UserError(
+                    f"{used} is {getattr(self, used)}: it must be from 1 to {kept}, "
+                    f"{getattr(self, kept)}"
+                )
+        if self.text_length < 2 or self.subtitle_length in (1,) or self.subtitle_length < 0:
+            raise UserError("text_length and subtitle_length must leave room for [CLS] and [SEP]")
+
+
+def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
+    """Decodes a clip to everything an example can be drawn from.
+
+    Returns:
+      `video` uint8 [candidates, S, S, 3] and `video_mask` bool; `audio` float32
+      [n, audio_frames, mels], n ≤ chunk_candidates (0 when there is no sound, or less than the
+      25 ms of one mel window), and `audio_mask` bool. A missing modality is zeros, mask False.
+
+    Raises:
+      DecodeError: the media is broken.
+    """
+    video = np.zeros((spec.candidates, spec.size, spec.size, 3), np.uint8)
+    wave = decode_audio(clip.audio, spec.rate) if clip.audio else None
+    has_video = False
+    if clip.video:
+        with Media(clip.video) as media:
+            has_video = media.has_video
+            if not has_video and not media.has_audio:
+                raise DecodeError("no video or audio stream")
+            if has_video:
+                crop = "squash" if spec.crop == "squash" else "centre"
+                video = media.frames(count=spec.candidates, size=(spec.size, spec.size), crop=crop)
+            if wave is None and media.has_audio:
+                wave = media.audio(spec.rate)
+    chunks = _chunks(wave, spec)
+    return {
+        "video": video,
+        "video_mask": has_video,
+        "audio": chunks,
+        "audio_mask": len(chunks) > 0,
+    }
+
+
+def _chunks(wave: np.ndarray | None, spec: ExampleSpec) -> np.ndarray:
+    """Normalised mel chunks, float32 [n, audio_frames, mels].
+
+    As published: zeros are appended after normalisation up to the next multiple of the chunk
+    length, and a sound that ends exactly on a multiple still gets one blank chunk more.
+    """
+    shape = (0, spec.audio_frames, spec.mels)
+    if wave is None:
+        return np.zeros(shape, np.float32)
+    mel = kaldi_fbank(wave, rate=spec.rate, mels=spec.mels)
+    if not len(mel):
+        return np.zeros(shape, np.float32)
+    padding = spec.audio_frames - len(mel) % spec.audio_frames
+    mel = (mel - np.float32(spec.mean)) / np.float32(2 * spec.std)
+    chunks = np.pad(mel, ((0, padding), (0, 0))).reshape(-1, *shape[1:])
+    if len(chunks) > spec.chunk_candidates:
+        chunks = chunks[_pick(len(chunks), spec.chunk_candidates, None)]
+    return chunks
+
+
+def _pick(n: int, parts: int, rng: np.random.Generator | None) -> list[int]:
+    """One index of each of `parts` equal segments of range(n): random, or (len + 1) // 2 - 1.
+
+    With fewer indices than parts, indices repeat.
+    """
+    short, longer = divmod(n, parts)
+    chosen = []
+    for part in range(parts):
+        start = part * short + min(part, longer)
+        length = short + (part < longer)
+        if length == 0:
+            chosen.append(part * n // parts)
+        elif rng is None:
+            chosen.append(start + (length + 1) // 2 - 1)
+        else:
+            chosen.append(start + int(rng.integers(length)))
+    return chosen
+
+
+def sample_example(
+    decoded: dict[str, Any],
+    captions: tuple[str, ...],
+    subtitle: str,
+    spec: ExampleSpec,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator | None,
+) -> dict[str, np.ndarray]:
+    """Draws one example.
+
+    Args:
+      decoded: what `decode_clip` returned.
+      captions: blank ones do not count.
+      subtitle: masked when blank.
+      spec: shapes.
+      tokenizer: of captions and subtitles.
+      rng: training: a random frame of each segment, random chunks, caption, crop and mirroring.
+        None: evaluation: the middle of each segment, the middle chunk, the first caption.
+
+    Returns:
+      `video` uint8 [T, S, S, 3], `audio` float32 [C, audio_frames, mels], `text` int32
+      [text_length], each with a bool `*_mask` [] that is False where the modality is missing (its
+      values are then zeros); `subtitle` and its mask when the spec has a subtitle length.
+    """
+    frames = decoded["video"][_pick(spec.candidates, spec.frames, rng)]
+    if rng is not None and spec.crop == "crop_flip":
+        frames = _random_crop(frames, rng)
+    audio = np.zeros((spec.chunks, spec.audio_frames, spec.mels), np.float32)
+    if decoded["audio_mask"]:
+        audio[:] = decoded["audio"][_pick(len(decoded["audio"]), spec.chunks, rng)]
+    texts = [caption for caption in captions if caption.strip()]
+    caption = texts[0 if rng is None else int(rng.integers(len(texts)))] if texts else ""
+    example = {
+        "video": frames,
+        "video_mask": np.array(decoded["video_mask"]),
+        "audio": audio,
+        "audio_mask": np.array(decoded["audio_mask"]),
+        **_tokens("text", caption, spec.text_length, tokenizer),
+    }
+    if spec.subtitle_length:
+        example |= _tokens("subtitle", subtitle, spec.subtitle_length, tokenizer)
+    return example
+
+
+def empty_example(spec: ExampleSpec) -> dict[str, np.ndarray]:
+    """An example of the right shapes with every modality missing."""
+    side, mels = spec.size, (spec.chunks, spec.audio_frames, spec.mels)
+    example: dict[str, np.ndarray] = {
+        "video": np.zeros((spec.frames, side, side, 3), np.uint8),
+        "video_mask": np.array(False),
+        "audio": np.zeros(mels, np.float32),
+        "audio_mask": np.array(False),
+        "text": np.zeros(spec.text_length, np.int32),
+        "text_mask": np.array(False),
+    }
+    if spec.subtitle_length:
+        example["subtitle"] = np.zeros(spec.subtitle_length, np.int32)
+        example["subtitle_mask"] = np.array(False)
+    return example
+
+
+def _tokens(key: str, text: str, length: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    present = bool(text.strip())
+    tokens = encode(tokenizer, text, length) if present else np.zeros(length, np.int32)
+    return {key: tokens, f"{key}_mask": np.array(present)}
+
+
+def _random_crop(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random square and one mirroring for all frames of a clip."""
+    side = frames.shape[1]
+    cut = min(side, round(side * float(np.sqrt(rng.uniform(*CROP_AREA)))))
+    top, left = (int(rng.integers(side - cut + 1)) for _ in range(2))
+    mirrored = bool(rng.integers(2))
+    square = frames[:, top : top + cut, left : left + cut]
+    if mirrored:
+        square = square[:, :, ::-1]
+    return np.stack([bilinear(picture, (side, side)) for picture in square])

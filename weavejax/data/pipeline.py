@@ -1,0 +1,278 @@
+"""Batches for training and evaluation: order, decoding, sampling and stacking through Grain.
+
+Training batches are a pure function of (source, spec, seed, step), whatever the number of hosts and
+worker processes: global step s holds the global indices [s·batch, (s + 1)·batch) of `record_order`,
+and everything random about an example comes from (seed, global index). To resume, start at a step.
+"""
+
+import atexit
+import functools
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from tokenizers import Tokenizer
+
+from weavejax.data.cache import DecodedCache
+from weavejax.data.clip import Clip, DecodeError, Source
+from weavejax.data.example import ExampleSpec, decode_clip, empty_example, sample_example
+from weavejax.data.order import example_rng, record_order, replacement
+from weavejax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+BUFFERED = 2  # batches ahead per worker process
+SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class ExampleLoader:
+    """Makes single examples; picklable, so that worker processes can."""
+
+    source: Source
+    spec: ExampleSpec
+    tokenizer: Tokenizer
+    cache: DecodedCache | None = None
+    seed: int = 0
+    attempts: int = 0
+
+    def training(self, index: int, record: int) -> Batch:
+        """The example at global index `index`, which the order gives to `record`.
+
+        A broken record is replaced by another that depends on (seed, index) alone; `wanted` keeps
+        the one asked for, `index` says which was used.
+        """
+        failures = []
+        tried = int(record)
+        for attempt in range(self.attempts + 1):
+            try:
+                example = self._sample(tried, example_rng(self.seed, index))
+            except DecodeError as error:
+                failures.append(f"{_name(self.source, tried)} ({error})")
+                tried = replacement(self.seed, index, attempt, len(self.source))
+            else:
+                return example | {"index": _int32(tried), "wanted": _int32(record)}
+        raise UserError(
+            f"{len(failures)} clips drawn in a row are broken, the last of them "
+            f"{failures[-1]}: check the data"
+        )
+
+    def evaluation(self, record: int) -> Batch:
+        """The example of `record`; `valid` is False for a broken one and for padding (index -1)."""
+        record = int(record)
+        inside = record < len(self.source)
+        try:
+            example, valid = self._sample(record, None) if inside else None, inside
+        except DecodeError:
+            example, valid = None, False
+        found = empty_example(self.spec) if example is None else example
+        return found | {"index": _int32(record if inside else -1), "valid": np.array(valid)}
+
+    def _sample(self, record: int, rng: np.random.Generator | None) -> Batch:
+        if self.cache is not None:
+            decoded = self.cache.get(record, lambda: decode_clip(self._clip(record), self.spec))
+            captions, subtitle = self.source.text(record)
+        else:
+            clip = self._clip(record)
+            decoded, captions, subtitle = decode_clip(clip, self.spec), clip.captions, clip.subtitle
+        return sample_example(decoded, captions, subtitle, self.spec, self.tokenizer, rng)
+
+    def _clip(self, record: int) -> Clip:
+        try:
+            return self.source[record]
+        except Exception as error:  # each storage has its own way to report a broken record
+            raise DecodeError(f"{type(error).__name__}: {error}") from error
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches that owns threads or processes: close it, or use it in a `with`."""
+
+    def __init__(self, dataset: grain.IterDataset) -> None:
+        self._iterator: Any = iter(dataset)
+        # For those who do not close: ends the workers when this is dropped, or else at exit, early
+        # enough for Grain's iterators to go before the modules that their clean-up needs.
+        self._end = weakref.finalize(self, self._iterator.close)
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise StopIteration
+        try:
+            batch = next(self._iterator)
+        except BaseException:
+            self.close()
+            raise
+        # Worker processes hand over shared memory that is unmapped with its last reference: copy
+        # it, so that no device buffer made without copying can outlive it.
+        return {k: v if type(v) is np.ndarray else np.array(v) for k, v in batch.items()}
+
+    def close(self) -> None:
+        """Ends the worker processes and frees their memory; further calls do nothing."""
+        self._iterator = None
+        self._end()
+        atexit.unregister(self._at_exit)
+
+
+def _close(reference: "weakref.ref[Batches]") -> None:
+    batches = reference()
+    if batches is not None:
+        batches.close()
+
+
+def train_batches(
+    source: Source,
+    spec: ExampleSpec,
+    tokenizer: Tokenizer,
+    *,
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    workers: int = 0,
+    cache_dir: str | Path = "",
+    shard: tuple[int, int] = (0, 1),
+    attempts: int = 16,
+) -> Batches:
+    """Training batches without end.
+
+    Args:
+      source: the clips.
+      spec: shapes and constants of an example.
+      tokenizer: of captions and subtitles.
+      batch: global batch size, B.
+      seed: of order and augmentation.
+      start_step: the first step: resuming is starting here.
+      workers: worker processes; 0 decodes in a thread of this process.
+      cache_dir: where decoded clips are kept; "" decodes every time.
+      shard: (index, count) of this process among those that share the global batch.
+      attempts: replacements tried for a broken clip before giving up.
+
+    Returns:
+      Batches of B / count examples (`sample_example`), each array owned and contiguous, with
+      `index` and `wanted` int32 [B / count]: the records used and asked for.
+
+    Raises:
+      UserError: impossible sizes; later, when a clip and all its replacements are broken.
+    """
+    number, count = shard
+    if batch < 1 or batch % count:
+        raise UserError(f"the global batch of {batch} does not divide among {count} processes")
+    if not 0 <= number < count:
+        raise UserError(f"shard {number} of {count} does not exist")
+    share = batch // count
+    cache = _cache(cache_dir, source, spec)
+    loader = ExampleLoader(source, spec, tokenizer, cache, seed, attempts)
+    # Batched before the slice, so batch k of the whole order belongs to step k // count and to
+    # process k % count, and every host count cuts the same global batches.
+    ordered = record_order(len(source), seed).map_with_index(loader.training).batch(share)
+    return _run(ordered[start_step * count + number :: count], workers, spec, share)
+
+
+def eval_batches(
+    source: Source,
+    spec: ExampleSpec,
+    tokenizer: Tokenizer,
+    *,
+    batch: int,
+    workers: int = 0,
+    cache_dir: str | Path = "",
+) -> Batches:
+    """All clips in order, once, without chance.
+
+    Returns:
+      Batches of `batch` examples (`sample_example`) with `index` int32 [B] (the record, -1 for the
+      padding of the last batch) and `valid` bool [B] (False for broken clips and padding).
+    """
+    if batch < 1:
+        raise UserError(f"the batch size is {batch}: it must be at least 1")
+    loader = ExampleLoader(source, spec, tokenizer, _cache(cache_dir, source, spec))
+    padded = math.ceil(len(source) / batch) * batch
+    ordered = grain.MapDataset.range(padded).map(loader.evaluation).batch(batch)
+    return _run(ordered, workers, spec, batch)
+
+
+def _cache(directory: str | Path, source: Source, spec: ExampleSpec) -> DecodedCache | None:
+    if not str(directory):
+        return None
+    return DecodedCache(directory, source.fingerprint, spec, len(source))
+
+
+def _run(batches: grain.MapDataset, workers: int, spec: ExampleSpec, share: int) -> Batches:
+    """Reads ahead: one thread here, or `workers` processes with one thread each."""
+    one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    dataset = batches.to_iter_dataset(one_thread)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads its flags; tests and notebooks have none
+            flags.FLAGS.mark_as_parsed()
+        # Inherited by the workers, where it counts; the NumPy of this process is already set up.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        _check_shared_memory(workers, share * _nbytes(spec))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=WorkerStart(os.getpid()))
+    return Batches(dataset)
+
+
+def _nbytes(spec: ExampleSpec) -> int:
+    return sum(value.nbytes for value in empty_example(spec).values())
+
+
+def _check_shared_memory(workers: int, batch_bytes: int) -> None:
+    """Worker processes die (SIGBUS) when /dev/shm runs out: containers often have only 64 MB."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    needed = workers * (BUFFERED + 2) * batch_bytes
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise UserError(
+            f"{workers} loader workers need {needed / 1e6:.0f} MB of {SHARED_MEMORY} and "
+            f"{free / 1e6:.0f} MB are free: enlarge it (docker run --shm-size), or use fewer workers"
+        )
+
+
+@dataclass(frozen=True)
+class WorkerStart:
+    """Runs first in each worker process. `parent` is the process id of the trainer."""
+
+    parent: int
+
+    def __call__(self, worker: int, workers: int) -> None:
+        # The trainer decides when to stop; signals to the whole group (Ctrl-C, preemption) must
+        # not tear the data away from the step that is running.
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)
+        os.environ["JAX_PLATFORMS"] = "cpu"  # Grain imports JAX: leave the accelerator alone
+        threading.Thread(target=_leave_with, args=(self.parent, os._exit), daemon=True).start()
+
+
+def _leave_with(parent: int, leave: Callable[[int], object]) -> None:
+    """Ends an orphan: a trainer that was killed could not close its workers."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    leave(1)
+
+
+def _int32(number: int) -> np.ndarray:
+    return np.array(number, np.int32)
+
+
+def _name(source: Source, record: int) -> str:
+    try:
+        return source.id(record)
+    except Exception:  # a record too broken to tell its id
+        return f"record {record}"
