@@ -30,7 +30,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "gram"
     config.seed = 0
-    config.steps = 400
+    config.steps = 200
     config.batch = 128
 
     config.data = ConfigDict(
@@ -56,6 +56,7 @@ def _world() -> ConfigDict:
             "mels": 64,
             "audio_frames": 400,  # 10 ms each; 398 hold sound in a clip of 4 s
             "chunks": 1,
+            "chunk_candidates": 1,  # chunks of a clip that are decoded
             "text_length": 40,
             "subtitle_length": 0,
             "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
@@ -66,10 +67,10 @@ def _world() -> ConfigDict:
             "dim": 128,
             "vision": {
                 "patch": 16,
-                "width": 128,
+                "width": 96,
                 "layers": 3,
-                "heads": 4,
-                "mlp": 384,
+                "heads": 2,
+                "mlp": 288,
                 "drop_path": 0.0,
             },
             "audio": {
@@ -77,7 +78,7 @@ def _world() -> ConfigDict:
                 "patch_width": 96,
                 "width": 96,
                 "layers": 2,
-                "heads": 4,
+                "heads": 2,
                 "mlp": 288,
                 "pos_kernel": 16,
                 "pos_groups": 8,
@@ -94,7 +95,7 @@ def _world() -> ConfigDict:
                 "types": 2,
                 "width": 96,
                 "layers": 2,
-                "heads": 4,
+                "heads": 2,
                 "mlp": 288,
                 "dropout": 0.0,
                 "cross_attention": False,
@@ -105,7 +106,7 @@ def _world() -> ConfigDict:
         {
             "score": "volume",
             "warmup_score": "cosine",  # blended in at first: the bare volume does not take off
-            "warmup_steps": 150,  # over which its share falls from 1 to `mix`; 0 = off
+            "warmup_steps": 60,  # over which its share falls from 1 to `mix`; 0 = off
             "mix": 0.0,
             "smoothing": 0.1,
             "temperature": 0.07,
@@ -134,7 +135,7 @@ def _world() -> ConfigDict:
             "mesh": {"replica": 1, "data": -1, "model": 1},
             "workers": 1,  # decoding processes
             "log_every": 20,
-            "evaluate_every": 100,
+            "evaluate_every": 50,
             "evaluate_batch": 64,
             "save_every": 100,
             "keep": 2,
@@ -149,6 +150,7 @@ def _files(config: ConfigDict) -> None:
     config.batch = 8
     config.steps = 100
     config.inputs.audio_frames = 1024
+    config.inputs.chunk_candidates = 4
     config.model.audio.max_distance = 256
 
 
