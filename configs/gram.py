@@ -146,7 +146,6 @@ def _world() -> ConfigDict:
 
 def _files(config: ConfigDict) -> None:
     config.data.source = "files"
-    config.data.cache = ""
     config.batch = 8
     config.steps = 100
     config.inputs.audio_frames = 1024

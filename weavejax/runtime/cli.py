@@ -7,12 +7,14 @@ import contextlib
 import difflib
 import errno
 import io
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
+from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
 from weavejax.errors import UserError
@@ -36,6 +38,9 @@ def launch(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door's `main(argv)`; errors that users can mend become one line and exit status 2."""
     # Grain's worker processes refuse to start before absl's flags are parsed.
     flags.FLAGS.mark_as_parsed()
+    # Our own lines are for users; Orbax and TFDS remark on what we chose.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         main(sys.argv[1:])
     except UserError as error:
