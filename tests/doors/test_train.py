@@ -1,6 +1,7 @@
 """`weavejax.train` as a user runs it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,8 +151,6 @@ def test_a_working_directory_of_another_config_is_refused(trained, world):
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(trained, world, tmp_path):
-    import shutil
-
     workdir = tmp_path / "w"
     shutil.copytree(trained[0], workdir)
     config = json.loads((workdir / "config.json").read_text())
@@ -162,6 +161,30 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, world, tmp_path):
     )
     assert result.returncode == 2
     assert "params/head/audio/kernel is (32, 128), needed (32, 64)" in result.stderr
+
+
+def test_a_full_disk_while_rendering_is_one_line_and_finished_clips_stay(tmp_path):
+    room = tmp_path / "small"
+    room.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(room)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        result = run(
+            "train",
+            *SMOKE,
+            f"--config.data.directory={room}",
+            "--workdir",
+            tmp_path / "w",
+            check=False,
+        )
+        finished = list(room.glob(".foley_world-staging/**/*.*"))
+    finally:
+        subprocess.run(["umount", str(room)], check=True)
+    assert result.returncode == 2
+    assert "is full" in result.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert finished
 
 
 def test_help_names_every_key():

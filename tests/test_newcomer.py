@@ -1,0 +1,150 @@
+"""What the README says a newcomer edits is all there is to edit: each addition, made here."""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+
+from weavejax import systems
+from weavejax.data.sources import open_tfds, prepare_tfds
+from weavejax.losses import SCORES
+from weavejax.metrics.report import Report
+from weavejax.runtime.loop import Every, Hooks, train_loop
+from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
+from weavejax.runtime.optim import make_optimiser, schedule
+from weavejax.runtime.step import init_state, make_train_step, split, state_shardings
+from weavejax.systems.base import System
+from weavejax.testing import fake_batch, tiny_gram
+
+DATA_SET = '''
+"""Beeps."""
+import io
+import numpy as np
+import soundfile
+import tensorflow_datasets as tfds
+
+text, data = tfds.features.Text, tfds.features.Scalar
+
+with tfds.core.registered.skip_registration():
+
+    class Beeps(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+
+        def _info(self):
+            features = {"id": text(), "video": data(np.object_), "audio": data(np.object_),
+                        "captions": tfds.features.Sequence(text()), "subtitle": text(),
+                        "controls": text()}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(self.count)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                file = io.BytesIO()
+                wave = np.sin(np.arange(8000) * 0.1 * (i + 1))
+                soundfile.write(file, wave, 16000, format="FLAC")
+                yield i, {"id": f"beep{i}", "video": b"", "audio": file.getvalue(),
+                          "captions": [f"beep {i}"], "subtitle": "", "controls": ""}
+
+
+def builder(data_dir, count=3):
+    made = Beeps(data_dir=data_dir, file_format="array_record")
+    made.count = count
+    return made
+'''
+
+
+def test_a_data_set_is_one_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "datasets" / "beeps_of_a_newcomer"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(DATA_SET)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    source = open_tfds(prepare_tfds(folder, tmp_path / "data", {"count": 4}), "train")
+    assert sorted(source.id(i) for i in range(len(source))) == [f"beep{i}" for i in range(4)]
+    assert soundfile.info(io.BytesIO(source[0].audio)).samplerate == 16000
+
+
+def train(system, config, steps):
+    """`train_loop` as the door runs it; returns the logged losses."""
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    shapes = jax.eval_shape(
+        lambda key: init_state(system, config.optim, steps, key), jax.random.key(0)
+    )
+    optimiser = make_optimiser(config.optim, steps, split(shapes.params, system.frozen)[0])
+    placed = state_shardings(shapes, optimiser, system, mesh)
+    state = jax.device_put(init_state(system, config.optim, steps, jax.random.key(0)), placed)
+    rate = schedule(config.optim, steps)
+    step = make_train_step(system, optimiser, rate, placed, mesh, seed=0, average_decay=0.0)
+    batch, losses, saved = fake_batch(system.batch_spec), [], []
+    hooks = Hooks(
+        place=lambda b: put_batch(b, batch_sharding(mesh)),
+        inspect=lambda b: None,
+        log=lambda step, metrics, timing: losses.append(metrics["loss"]),
+        evaluate=lambda state: 1.0,
+        save=lambda state, headline: saved.append((int(state.step), headline)),
+    )
+    every = Every(log=1, evaluate=4, save=2, steps=steps)
+    state, timing = train_loop(state, step, iter([batch] * steps), every, hooks)
+    assert int(state.step) == steps
+    assert timing.steps == steps - 1
+    assert saved == [(s, 1.0 if s % 4 == 0 else None) for s in range(2, steps + 1, 2)]
+    return losses
+
+
+def test_a_score_is_one_function_and_one_entry(monkeypatch):
+    monkeypatch.setitem(SCORES, "nearest", lambda anchor, clip, present: (clip @ anchor.T).max(1).T)
+    config = tiny_gram()
+    config.loss.score, config.loss.warmup_steps, config.optim.lr = "nearest", 0, 3e-3
+    losses = train(systems.build(config), config, 8)
+    assert losses[-1] < losses[0]
+
+
+def toy_system(config):
+    """Loudness of the sound from the mean colour of the picture: a line, to be learnt."""
+    size = config.batch
+
+    def predict(params, batch):
+        colour = batch["video"].astype(jnp.float32).mean((1, 2, 3)) / 255.0
+        return colour @ params["line"]["kernel"]
+
+    def loss(params, batch, key, step):
+        error = jnp.square(predict(params, batch) - batch["audio"].mean((1, 2, 3))[:, None])
+        return error.mean(), {"loss": (error.sum(), jnp.float32(size))}
+
+    return System(
+        name="toy",
+        batch_spec={
+            "video": jax.ShapeDtypeStruct((size, 2, 4, 4, 3), jnp.uint8),
+            "audio": jax.ShapeDtypeStruct((size, 1, 4, 4), jnp.float32),
+        },
+        init=lambda key: {"line": {"kernel": jax.random.normal(key, (3, 1))}},
+        loss=loss,
+        embed=lambda params, batch: {"loudness": predict(params, batch)},
+        rules=((r"line/kernel$", ()),),
+        evaluators={"mean": lambda out: Report({"loudness": float(out["loudness"].mean())})},
+        flops={"line": 6.0},
+        headline="mean/loudness",
+    )
+
+
+def test_a_system_is_one_file_and_one_entry(monkeypatch):
+    monkeypatch.setitem(systems.SYSTEMS, "toy", toy_system)
+    config = tiny_gram(system="toy")
+    config.optim.lr = 0.05
+    losses = train(systems.build(config), config, 8)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_diverging_run_stops_by_name(monkeypatch):
+    monkeypatch.setitem(
+        SCORES, "burst", lambda anchor, clip, present: (clip @ anchor.T).sum(1).T * np.inf
+    )
+    config = tiny_gram()
+    config.loss.score, config.loss.warmup_steps = "burst", 0
+    with pytest.raises(Exception, match="the loss of step 1 is nan"):
+        train(systems.build(config), config, 4)
