@@ -134,6 +134,7 @@ def _world() -> ConfigDict:
         {
             "mesh": {"replica": 1, "data": -1, "model": 1},
             "workers": 1,  # decoding processes
+            "prefetch": 8,  # batches each keeps ready: decoding runs ahead while the step compiles
             "log_every": 20,
             "evaluate_every": 50,
             "evaluate_batch": 64,

@@ -14,8 +14,7 @@ from weavejax.losses import SCORES
 from weavejax.metrics.report import Report
 from weavejax.runtime.loop import Every, Hooks, train_loop
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
-from weavejax.runtime.optim import make_optimiser, schedule
-from weavejax.runtime.step import init_state, make_train_step, split, state_shardings
+from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.systems.base import System
 from weavejax.testing import fake_batch, tiny_gram
 
@@ -72,14 +71,9 @@ def test_a_data_set_is_one_folder(tmp_path, monkeypatch):
 def train(system, config, steps):
     """`train_loop` as the door runs it; returns the logged losses."""
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    shapes = jax.eval_shape(
-        lambda key: init_state(system, config.optim, steps, key), jax.random.key(0)
-    )
-    optimiser = make_optimiser(config.optim, steps, split(shapes.params, system.frozen)[0])
-    placed = state_shardings(shapes, optimiser, system, mesh)
-    state = jax.device_put(init_state(system, config.optim, steps, jax.random.key(0)), placed)
-    rate = schedule(config.optim, steps)
-    step = make_train_step(system, optimiser, rate, placed, mesh, seed=0, average_decay=0.0)
+    layout = lay_out(system, config.optim, steps, mesh)
+    step = make_train_step(system, layout, mesh, seed=0, average_decay=0.0)
+    state = layout.init(jax.random.key(0))
     batch, losses, saved = fake_batch(system.batch_spec), [], []
     hooks = Hooks(
         place=lambda b: put_batch(b, batch_sharding(mesh)),

@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from weavejax import systems
 from weavejax.errors import UserError
-from weavejax.runtime.checkpoint import Checkpoints, abstract_state
+from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
-from weavejax.runtime.optim import make_optimiser
-from weavejax.runtime.step import evaluated_params, init_state, split, state_shardings
+from weavejax.runtime.step import evaluated_params, lay_out
 from weavejax.runtime.workdir import read_config
 from weavejax.systems.base import System
 
@@ -53,14 +51,10 @@ def restore(workdir: Path, which: str = "") -> Trained:
         raise UserError(f"{workdir} holds no checkpoints yet: train first")
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.runtime.keep, read_only=True)
     step = _choose(checkpoints, which, workdir)
-    shapes = jax.eval_shape(
-        lambda key: init_state(system, config.optim, config.steps, key), jax.random.key(0)
-    )
-    optimiser = make_optimiser(config.optim, config.steps, split(shapes.params, system.frozen)[0])
-    placed = state_shardings(shapes, optimiser, system, mesh)
-    state = checkpoints.restore(abstract_state(shapes, placed), step)
+    layout = lay_out(system, config.optim, config.steps, mesh)
+    state = checkpoints.restore(layout.abstract, step)
     checkpoints.close()
-    return Trained(config, system, evaluated_params(state), placed.params, mesh, step)
+    return Trained(config, system, evaluated_params(state), layout.placed.params, mesh, step)
 
 
 def _choose(checkpoints: Checkpoints, which: str, workdir: Path) -> int:

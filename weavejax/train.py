@@ -11,7 +11,6 @@ results.json, results.md and plots/.
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import jax
 import numpy as np
@@ -20,19 +19,11 @@ from weavejax import assemble, results, systems
 from weavejax.data.broken import BrokenLog
 from weavejax.data.pipeline import train_batches
 from weavejax.runtime import cli, sharding
-from weavejax.runtime.checkpoint import Checkpoints, abstract_state
+from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.loop import Every, Hooks, Timing, train_loop
 from weavejax.runtime.mesh import batch_sharding, check_batch, make_mesh, put_batch
-from weavejax.runtime.optim import make_optimiser, schedule
 from weavejax.runtime.records import MetricWriter, Terminal, duration
-from weavejax.runtime.step import (
-    State,
-    evaluated_params,
-    init_state,
-    make_train_step,
-    split,
-    state_shardings,
-)
+from weavejax.runtime.step import State, evaluated_params, lay_out, make_train_step
 from weavejax.runtime.workdir import open_workdir, write_text
 
 FLAGS = {"workdir": "directory of the run; default runs/<config name>"}
@@ -48,7 +39,6 @@ def main(argv: Sequence[str]) -> None:
     mesh = make_mesh(config.runtime.mesh)
     check_batch(config.batch, mesh)
     check_batch(config.runtime.evaluate_batch, mesh)
-    learning_rate = schedule(config.optim, config.steps)
     workdir = open_workdir(arguments.values["workdir"] or f"runs/{arguments.config_name}", config)
 
     # 2. Data: rendered or found, opened, described.
@@ -56,28 +46,24 @@ def main(argv: Sequence[str]) -> None:
     print(data.describe(), flush=True)
 
     # 3. The shapes of everything, and where each piece lives.
-    init = partial(init_state, system, config.optim, config.steps)
-    key = jax.random.key(config.seed)
-    shapes = jax.eval_shape(init, key)
-    optimiser = make_optimiser(config.optim, config.steps, split(shapes.params, system.frozen)[0])
-    placed = state_shardings(shapes, optimiser, system, mesh)
-    table = sharding.table(shapes.params, placed.params)
+    layout = lay_out(system, config.optim, config.steps, mesh)
+    table = sharding.table(layout.shapes.params, layout.placed.params)
     write_text(workdir / "parameters.txt", table + "\n")
     print(f"{table.splitlines()[-1]}; mesh {dict(mesh.shape)}; {workdir}", flush=True)
 
     # 4. Where to start: the newest checkpoint, else fresh numbers, made where they belong.
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.runtime.keep)
     if checkpoints.steps():
-        state = checkpoints.restore(abstract_state(shapes, placed), checkpoints.steps()[-1])
+        state = checkpoints.restore(layout.abstract, checkpoints.steps()[-1])
         print(f"resumed from the checkpoint of step {int(state.step)}", flush=True)
     else:
-        state = jax.jit(init, out_shardings=placed)(key)
+        state = layout.init(jax.random.key(config.seed))
     start = int(state.step)
 
     # 5. What happens between steps.
     writer = MetricWriter(workdir, start=start)
     terminal = Terminal(config.steps, start)
-    evaluation = assemble.make_evaluation(system, config, data, placed.params, mesh)
+    evaluation = assemble.make_evaluation(system, config, data, layout.placed.params, mesh)
     broken = BrokenLog(workdir / "broken.jsonl", config.data.broken)
     batch_place = batch_sharding(mesh)
 
@@ -114,13 +100,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 6. Train.
     train_step = make_train_step(
-        system,
-        optimiser,
-        learning_rate,
-        placed,
-        mesh,
-        seed=config.seed,
-        average_decay=config.optim.average,
+        system, layout, mesh, seed=config.seed, average_decay=config.optim.average
     )
     with train_batches(
         data.train,
@@ -131,6 +111,7 @@ def main(argv: Sequence[str]) -> None:
         start_step=start,
         workers=runtime.workers,
         cache_dir=data.cache,
+        prefetch=runtime.prefetch,
         shard=(jax.process_index(), jax.process_count()),
     ) as batches:
         state, timing = train_loop(state, train_step, batches, every, hooks)

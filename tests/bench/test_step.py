@@ -11,8 +11,7 @@ import pytest
 from weavejax import systems
 from weavejax.runtime import cli
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
-from weavejax.runtime.optim import make_optimiser, schedule
-from weavejax.runtime.step import init_state, make_train_step, split, state_shardings
+from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.testing import fake_batch
 
 STEPS = 5
@@ -23,16 +22,9 @@ def test_step_of_the_main_job():
     config = cli.load("configs/gram.py")
     system = systems.build(config)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    shapes = jax.eval_shape(
-        lambda key: init_state(system, config.optim, config.steps, key), jax.random.key(0)
-    )
-    optimiser = make_optimiser(config.optim, config.steps, split(shapes.params, system.frozen)[0])
-    placed = state_shardings(shapes, optimiser, system, mesh)
-    state = jax.jit(
-        lambda key: init_state(system, config.optim, config.steps, key), out_shardings=placed
-    )(jax.random.key(0))
-    rate = schedule(config.optim, config.steps)
-    step = make_train_step(system, optimiser, rate, placed, mesh, seed=0, average_decay=0.0)
+    layout = lay_out(system, config.optim, config.steps, mesh)
+    state = layout.init(jax.random.key(0))
+    step = make_train_step(system, layout, mesh, seed=0, average_decay=0.0)
     batch = put_batch(fake_batch(system.batch_spec), batch_sharding(mesh))
 
     began = time.perf_counter()

@@ -1,1 +1,1 @@
-"""data"""
+"""Sources, order, decoding and batches: NumPy and Grain, no device arrays."""

@@ -31,7 +31,6 @@ from weavejax.data.order import example_rng, record_order, replacement
 from weavejax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-BUFFERED = 2  # batches ahead per worker process
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -146,6 +145,7 @@ def train_batches(
     start_step: int = 0,
     workers: int = 0,
     cache_dir: str | Path = "",
+    prefetch: int = 2,
     shard: tuple[int, int] = (0, 1),
     attempts: int = 16,
 ) -> Batches:
@@ -160,6 +160,8 @@ def train_batches(
       start_step: the first step: resuming is starting here.
       workers: worker processes; 0 decodes in a thread of this process.
       cache_dir: where decoded clips are kept; "" decodes every time.
+      prefetch: batches that each worker process keeps ready: as many as the first, uncached
+        epoch may fall behind.
       shard: (index, count) of this process among those that share the global batch.
       attempts: replacements tried for a broken clip before giving up.
 
@@ -181,7 +183,7 @@ def train_batches(
     # Batched before the slice, so batch k of the whole order belongs to step k // count and to
     # process k % count, and every host count cuts the same global batches.
     ordered = record_order(len(source), seed).map_with_index(loader.training).batch(share)
-    return _run(ordered[start_step * count + number :: count], workers, spec, share)
+    return _run(ordered[start_step * count + number :: count], workers, spec, share, prefetch)
 
 
 def eval_batches(
@@ -213,7 +215,9 @@ def _cache(directory: str | Path, source: Source, spec: ExampleSpec) -> DecodedC
     return DecodedCache(directory, source.fingerprint, spec, len(source))
 
 
-def _run(batches: grain.MapDataset, workers: int, spec: ExampleSpec, share: int) -> Batches:
+def _run(
+    batches: grain.MapDataset, workers: int, spec: ExampleSpec, share: int, prefetch: int = 2
+) -> Batches:
     """Reads ahead: one thread here, or `workers` processes with one thread each."""
     one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     dataset = batches.to_iter_dataset(one_thread)
@@ -222,8 +226,8 @@ def _run(batches: grain.MapDataset, workers: int, spec: ExampleSpec, share: int)
             flags.FLAGS.mark_as_parsed()
         # Inherited by the workers, where it counts; the NumPy of this process is already set up.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        _check_shared_memory(workers, share * _nbytes(spec))
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=BUFFERED)
+        _check_shared_memory(workers * (prefetch + 2), share * _nbytes(spec))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
         dataset = dataset.mp_prefetch(options, worker_init_fn=WorkerStart(os.getpid()))
     return Batches(dataset)
 
@@ -232,16 +236,17 @@ def _nbytes(spec: ExampleSpec) -> int:
     return sum(value.nbytes for value in empty_example(spec).values())
 
 
-def _check_shared_memory(workers: int, batch_bytes: int) -> None:
+def _check_shared_memory(batches: int, batch_bytes: int) -> None:
     """Worker processes die (SIGBUS) when /dev/shm runs out: containers often have only 64 MB."""
     if not SHARED_MEMORY.is_dir():
         return
-    needed = workers * (BUFFERED + 2) * batch_bytes
+    needed = batches * batch_bytes
     free = shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise UserError(
-            f"{workers} loader workers need {needed / 1e6:.0f} MB of {SHARED_MEMORY} and "
-            f"{free / 1e6:.0f} MB are free: enlarge it (docker run --shm-size), or use fewer workers"
+            f"the loader's workers need {needed / 1e6:.0f} MB of {SHARED_MEMORY} and "
+            f"{free / 1e6:.0f} MB are free: enlarge it (docker run --shm-size), or use fewer workers "
+            "or a smaller prefetch"
         )
 
 

@@ -100,6 +100,8 @@ class Envelope:
 
 @dataclass(frozen=True)
 class When:
+    """The when dial: what starts to sound, on what ground or in what part, and how loud."""
+
     onsets: tuple[Onset, ...] | None = None
     sections: tuple[Section, ...] | None = None
     envelope: Envelope | None = None
@@ -107,6 +109,8 @@ class When:
 
 @dataclass(frozen=True)
 class What:
+    """The what dial: meaning, in words or by reference."""
+
     caption: str | None = None
     subtitle: str | None = None
     references: tuple[str, ...] | None = None
@@ -148,6 +152,8 @@ class SourceTrack:
 
 @dataclass(frozen=True)
 class Where:
+    """The where dial: places in the picture, distances, the view, directions of sound."""
+
     boxes: tuple[BoxTrack, ...] | None = None
     depth: Depth | None = None
     view: View | None = None

@@ -1,1 +1,1 @@
-"""ops"""
+"""What networks and data are made of: attention, transformer parts, spectral front ends."""

@@ -7,7 +7,6 @@ can be read without this code. The position in the data is the step itself.
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
@@ -61,7 +60,7 @@ class Checkpoints:
         )
 
     def restore(self, abstract: State, step: int) -> State:
-        """The state saved at `step`, laid out as `abstract` says (shapes, types, shardings).
+        """The state saved at `step`, laid out as `abstract` says: see `step.Layout.abstract`.
 
         Raises:
           UserError: there is no such step, or leaves are missing, left over or of another shape:
@@ -112,10 +111,3 @@ def _mismatches(metadata: Any, wanted: Any) -> list[str]:
         if have != need:
             wrong.append(f"{path} is {have}, needed {need}")
     return sorted(wrong)
-
-
-def abstract_state(shapes: State, placed: State) -> State:
-    """Shapes with their shardings: what `Checkpoints.restore` takes."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
-    )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import batch_sharding, replicated
 from weavejax.runtime.metrics import per_step
-from weavejax.runtime.optim import make_optimiser
+from weavejax.runtime.optim import make_optimiser, schedule
 from weavejax.runtime.sharding import shardings
 
 FROZEN_DTYPE = jnp.bfloat16
@@ -49,25 +49,60 @@ class State(NamedTuple):
     average: Any
 
 
-def init_state(system: Trainable, optim: Any, steps: int, key: Array) -> State:
-    """A fresh state; trace it with `jax.eval_shape` for the abstract one.
+class Layout(NamedTuple):
+    """Everything about a run's state but its numbers.
+
+    Attributes:
+      shapes: abstract state.
+      placed: sharding of every leaf; the optimiser's and the average's follow the parameters'.
+      abstract: shapes with their shardings: what `Checkpoints.restore` takes.
+      optimiser: over the trainable parameters, by path.
+      learning_rate: of a step.
+      init: key → a fresh state, made where it belongs.
+    """
+
+    shapes: State
+    placed: State
+    abstract: State
+    optimiser: optax.GradientTransformation
+    learning_rate: Callable[[Any], Any]
+    init: Callable[[Array], State]
+
+
+def lay_out(system: Trainable, optim: Any, steps: int, mesh: Mesh) -> Layout:
+    """Shapes and shardings of a run; nothing is computed or compiled yet.
 
     Args:
-      system: whose parameters to make; frozen ones are kept in bfloat16.
+      system: whose parameters to lay out; frozen ones are kept in bfloat16.
       optim: `config.optim`.
       steps: length of the run.
-      key: of the initial parameters.
+      mesh: of the devices.
+
+    Raises:
+      UserError: an impossible optimiser or a sharding table that does not fit.
     """
-    params = tree.map_with_path(
-        lambda path, x: x.astype(FROZEN_DTYPE) if system.frozen(path) else x, system.init(key)
+
+    def initial_params(key: Array) -> Any:
+        return tree.map_with_path(
+            lambda path, x: x.astype(FROZEN_DTYPE) if system.frozen(path) else x, system.init(key)
+        )
+
+    param_shapes = jax.eval_shape(initial_params, jax.random.key(0))
+    optimiser = make_optimiser(optim, steps, split(param_shapes, system.frozen)[0])
+
+    def init(key: Array) -> State:
+        params = initial_params(key)
+        trainable, _ = split(params, system.frozen)
+        average = jax.tree.map(jnp.copy, trainable) if optim.average else {}
+        return State(jnp.zeros((), jnp.int32), params, optimiser.init(trainable), average)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    placed = _state_shardings(shapes, optimiser, system, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
     )
-    trainable, _ = split(params, system.frozen)
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        optimiser=make_optimiser(optim, steps, trainable).init(trainable),
-        average=jax.tree.map(jnp.copy, trainable) if optim.average else {},
-    )
+    fresh = jax.jit(init, out_shardings=placed)
+    return Layout(shapes, placed, abstract, optimiser, schedule(optim, steps), fresh)
 
 
 def evaluated_params(state: State) -> Any:
@@ -84,11 +119,10 @@ def split(params: Any, frozen: Callable[[str], bool]) -> tuple[dict[str, Any], d
     )
 
 
-def state_shardings(
-    abstract: State, optimiser: optax.GradientTransformation, system: Trainable, mesh: Mesh
+def _state_shardings(
+    shapes: State, optimiser: optax.GradientTransformation, system: Trainable, mesh: Mesh
 ) -> State:
-    """Shardings of a whole state; the optimiser's and the average's follow the parameters'."""
-    params = shardings(abstract.params, mesh, system.rules)
+    params = shardings(shapes.params, mesh, system.rules)
     trainable, _ = split(params, system.frozen)
     everywhere = replicated(mesh)
     return State(
@@ -97,19 +131,17 @@ def state_shardings(
         optimiser=optax.tree_utils.tree_map_params(
             optimiser,
             lambda _, sharding: sharding,
-            abstract.optimiser,
+            shapes.optimiser,
             trainable,
             transform_non_params=lambda _: everywhere,
         ),
-        average=trainable if abstract.average else {},
+        average=trainable if shapes.average else {},
     )
 
 
 def make_train_step(
     system: Trainable,
-    optimiser: optax.GradientTransformation,
-    learning_rate: Callable[[Any], Any],
-    placed: State,
+    layout: Layout,
     mesh: Mesh,
     *,
     seed: int,
@@ -129,7 +161,7 @@ def make_train_step(
             return system.loss(tree.unflatten({**leaves, **frozen}), batch, key, state.step)
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-        updates, moments = optimiser.update(grads, state.optimiser, trainable)
+        updates, moments = layout.optimiser.update(grads, state.optimiser, trainable)
         trainable = optax.apply_updates(trainable, updates)
         average = jax.tree.map(
             lambda old, new: average_decay * old + (1.0 - average_decay) * new,
@@ -139,14 +171,14 @@ def make_train_step(
         metrics = metrics | {
             "optimised loss": per_step(loss),
             "gradient norm": per_step(optax.tree.norm(grads)),
-            "learning rate": per_step(learning_rate(state.step)),
+            "learning rate": per_step(layout.learning_rate(state.step)),
         }
         params = tree.unflatten({**trainable, **frozen})
         return State(state.step + 1, params, moments, average), metrics
 
     return jax.jit(
         train_step,
-        in_shardings=(placed, data),
-        out_shardings=(placed, replicated(mesh)),
+        in_shardings=(layout.placed, data),
+        out_shardings=(layout.placed, replicated(mesh)),
         donate_argnums=0,
     )
