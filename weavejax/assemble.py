@@ -84,7 +84,6 @@ def open_data(config: Any, workdir: Path) -> Data:
         held_out = not {train.id(i) for i in range(len(train))} & {
             test.id(i) for i in range(len(test))
         }
-        say_streams(train, workdir)
     else:
         raise UserError(f"data.source {data.source!r} is neither 'dataset' nor 'files'")
     if len(train) < config.batch:
@@ -97,8 +96,10 @@ def open_data(config: Any, workdir: Path) -> Data:
     )
 
 
-def say_streams(source: FolderSource, workdir: Path | None = None) -> None:
+def say_streams(source: Source, workdir: Path | None = None) -> None:
     """Says which streams of a folder's files are used: here when few, else in streams.jsonl."""
+    if not isinstance(source, FolderSource):
+        return
     if len(source) <= PRINTED_STREAMS:
         print("\n".join(source.describe()), flush=True)
     elif workdir is not None:
@@ -108,16 +109,14 @@ def say_streams(source: FolderSource, workdir: Path | None = None) -> None:
 
 
 def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
-    """Of this run: as kept in the working directory, else made now and kept there."""
+    """Of this run: as kept in its working directory, else made now."""
     kept = workdir / TOKENIZER
     if kept.exists():
         tokenizer = load_tokenizer(str(kept))
     elif config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
         tokenizer = train_tokenizer(train.captions(), config.model.text.vocab)
-        tokenizer.save(str(kept))
     else:
         tokenizer = load_tokenizer(config.inputs.tokenizer)
-        tokenizer.save(str(kept))
     if tokenizer.get_vocab_size() > config.model.text.vocab:
         raise UserError(
             f"the tokenizer has {tokenizer.get_vocab_size():,} entries, the text encoder "

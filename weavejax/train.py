@@ -24,7 +24,7 @@ from weavejax.runtime.loop import Every, Hooks, Timing, train_loop
 from weavejax.runtime.mesh import batch_sharding, check_batch, make_mesh, put_batch
 from weavejax.runtime.records import MetricWriter, Terminal, duration
 from weavejax.runtime.step import State, evaluated_params, lay_out, make_train_step
-from weavejax.runtime.workdir import open_workdir, write_text
+from weavejax.runtime.workdir import check_workdir, open_workdir, write_text
 
 FLAGS = {"workdir": "directory of the run; default runs/<config name>"}
 
@@ -39,14 +39,17 @@ def main(argv: Sequence[str]) -> None:
     mesh = make_mesh(config.runtime.mesh)
     check_batch(config.batch, mesh)
     check_batch(config.runtime.evaluate_batch, mesh)
-    workdir = open_workdir(arguments.values["workdir"] or f"runs/{arguments.config_name}", config)
+    workdir = check_workdir(arguments.values["workdir"] or f"runs/{arguments.config_name}", config)
 
     # 2. Data: rendered or found, opened, described.
     data = assemble.open_data(config, workdir)
     print(data.describe(), flush=True)
 
-    # 3. The shapes of everything, and where each piece lives.
+    # 3. The shapes of everything, and where each piece lives. All is in order: keep the config.
     layout = lay_out(system, config.optim, config.steps, mesh)
+    open_workdir(workdir, config)
+    data.tokenizer.save(str(workdir / assemble.TOKENIZER))
+    assemble.say_streams(data.train, workdir)
     table = sharding.table(layout.shapes.params, layout.placed.params)
     write_text(workdir / "parameters.txt", table + "\n")
     print(f"{table.splitlines()[-1]}; mesh {dict(mesh.shape)}; {workdir}", flush=True)

@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[2]
 SMOKE = ("--config", "configs/gram.py:smoke")
 
 
-def run(door, *arguments, check=True):
-    """A door as a user runs it: a process of its own, one CPU device."""
+def run(door, *arguments, check=True, devices=1):
+    """A door as a user runs it: a process of its own, on CPU devices."""
     result = subprocess.run(
         [sys.executable, "-m", f"weavejax.{door}", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)},
         capture_output=True,
         text=True,
         timeout=300,

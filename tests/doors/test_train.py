@@ -131,15 +131,31 @@ def test_a_checkpoint_restores_with_its_config(trained):
         (["--config.loss.score=volum"], "'volum' is none of cosine"),
         (["--config.batch=4096"], "do not fill a batch of 4096; give --config.batch=24"),
         (["--config.model.text.vocab=8"], "set --config.model.text.vocab"),
+        (["--config.data.source=files", "--config.data.root={empty}"], "{empty}"),
+        (["--config.data.source=files", "--config.data.root={odd}"], "colour"),
+        (["--config.data.source=files"], "give the folder of clips, --config.data.root=DIR"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(flags, words, world, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(flags, words, world, tmp_path):
+    places = {"empty": tmp_path / "empty", "odd": tmp_path / "odd"}
+    for place in places.values():
+        place.mkdir()
+    (places["odd"] / "captions.csv").write_text("video,caption,colour\nx.mp4,a ball,red\n")
+    flags = [flag.format(**places) for flag in flags]
     result = run("train", *SMOKE, *world, "--workdir", tmp_path / "w", *flags, check=False)
     assert result.returncode == 2
     lines = result.stderr.strip().splitlines()
-    assert words in lines[-1]
+    assert words.format(**places) in lines[-1]
     assert lines[-1].startswith("error: ")
     assert "Traceback" not in result.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_batch_that_the_mesh_cannot_divide_is_refused(world, tmp_path):
+    flags = (*SMOKE, *world, "--workdir", tmp_path / "w", "--config.batch=6")
+    result = run("train", *flags, check=False, devices=4)
+    assert result.returncode == 2
+    assert "a batch of 6 does not divide over 4 batch shards" in result.stderr
 
 
 def test_a_working_directory_of_another_config_is_refused(trained, world):

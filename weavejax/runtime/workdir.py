@@ -13,20 +13,18 @@ CONFIG = "config.json"
 FREE_SECTION = "runtime"  # how a run is carried out, not what it computes: may differ on resume
 
 
-def open_workdir(path: str | Path, config: Any) -> Path:
-    """Creates the directory of a run, or checks that it belongs to this config.
+def check_workdir(path: str | Path, config: Any) -> Path:
+    """The directory of a run, which may or may not exist; nothing is written.
 
     Raises:
       UserError: it holds a run of another config (the differing keys are named), or other files.
     """
     directory = Path(path)
-    wanted = json.loads(config.to_json_best_effort())
     stored = directory / CONFIG
     if stored.exists():
-        found = read_json(stored)
         differing = [
             f"{key} {old} there, {new} here"
-            for key, (old, new) in _differences(found, wanted).items()
+            for key, (old, new) in _differences(read_json(stored), _plain(config)).items()
             if key.split(".")[0] != FREE_SECTION
         ]
         if differing:
@@ -35,11 +33,25 @@ def open_workdir(path: str | Path, config: Any) -> Path:
                 f"({'; '.join(differing[:5])}{'; …' if len(differing) > 5 else ''}); "
                 "give another --workdir"
             )
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty and holds no {CONFIG}; give another --workdir")
-    directory.mkdir(parents=True, exist_ok=True)
-    write_text(stored, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
     return directory
+
+
+def open_workdir(path: str | Path, config: Any) -> Path:
+    """Checks and creates the directory of a run, and keeps the config there.
+
+    Called only when everything else was found in order, so that a mistake leaves nothing behind.
+    """
+    directory = check_workdir(path, config)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / CONFIG, json.dumps(_plain(config), indent=2, ensure_ascii=False) + "\n")
+    return directory
+
+
+def _plain(config: Any) -> Any:
+    """The config as JSON gives it back: tuples become lists."""
+    return json.loads(config.to_json_best_effort())
 
 
 def read_config(path: str | Path) -> Any:
