@@ -24,7 +24,8 @@ class Timing:
       compile: the first step, which waits for the compiler and the first batch.
       steps: steps after the first.
       loop: their time, waiting included; evaluation and saving excluded.
-      wait: how much of `loop` passed before the next batch was there.
+      wait: how much of `loop` no step was running because the next batch was not there yet; an
+        upper bound: the whole wait for a batch counts when the last step ended before it came.
     """
 
     compile: float = 0.0
@@ -112,7 +113,7 @@ def train_loop(
     for step in range(int(state.step) + 1, every.steps + 1):
         began = time.monotonic()
         batch = next(batches)
-        waited = time.monotonic() - began
+        waited = time.monotonic() - began if state.step.is_ready() else 0.0
         hooks.inspect(batch)
         state, metrics = train_step(state, hooks.place(batch))
         # Only now, with this step on its way, ask for the last one's numbers.
