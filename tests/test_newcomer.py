@@ -77,7 +77,7 @@ def train(system, config, steps):
     batch, losses, saved = fake_batch(system.batch_spec), [], []
     hooks = Hooks(
         place=lambda b: put_batch(b, batch_sharding(mesh)),
-        inspect=lambda b: None,
+        inspect=lambda step, b: None,
         log=lambda step, metrics, timing: losses.append(metrics["loss"]),
         evaluate=lambda state: 1.0,
         save=lambda state, headline: saved.append((int(state.step), headline)),

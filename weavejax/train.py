@@ -70,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
     broken = BrokenLog(workdir / "broken.jsonl", config.data.broken)
     batch_place = batch_sharding(mesh)
 
-    def inspect(batch: Mapping[str, np.ndarray]) -> None:
+    def inspect(step: int, batch: Mapping[str, np.ndarray]) -> None:
+        terminal.advance(step - 1)
         for name in broken.update(batch["wanted"], batch["index"], data.train):
             terminal.say(f"unreadable clip {name}: another takes its place; see broken.jsonl")
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
         terminal.note(
             step,
             f"loss {metrics['loss']:.3f}  {rate:.0f} clips/s  "
-            f"waiting for data {timing.wait_percent():.1f} %",
+            f"data wait {timing.wait_percent():.1f} %",
         )
 
     def evaluate(state: State) -> float:

@@ -44,14 +44,14 @@ class Hooks:
 
     Attributes:
       place: host batch → device arrays.
-      inspect: sees every host batch before it is used.
+      inspect: sees the step about to run and its host batch.
       log: (step, metrics of the steps since the last call, timing of the run so far).
       evaluate: → the headline number.
       save: (state, headline or None).
     """
 
     place: Callable[[Batch], dict[str, jax.Array]]
-    inspect: Callable[[Batch], None]
+    inspect: Callable[[int, Batch], None]
     log: Callable[[int, dict[str, float], Timing], None]
     evaluate: Callable[[State], float]
     save: Callable[[State, float | None], None]
@@ -114,7 +114,7 @@ def train_loop(
         began = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - began if state.step.is_ready() else 0.0
-        hooks.inspect(batch)
+        hooks.inspect(step, batch)
         state, metrics = train_step(state, hooks.place(batch))
         # Only now, with this step on its way, ask for the last one's numbers.
         window.push(step, metrics)

@@ -70,7 +70,7 @@ class Terminal:
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("train {task.completed}/{task.total}"),
-                BarColumn(),
+                BarColumn(bar_width=16),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
