@@ -1,5 +1,6 @@
 """Clips of a plain folder of media files, with a caption file or without."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -168,11 +169,18 @@ def _scan(root: Path) -> list[Entry]:
     ]
     if not entries:
         raise UserError(f"{root} holds no media files ({len(paths)} files looked at)")
-    log.warning(
-        "%s has no caption file: %d media files, each captioned by its name (%r -> %r)",
-        root, len(entries), entries[0].id, entries[0].captions[0],
-    )  # fmt: skip
+    first = entries[0]
+    _say_once(
+        f"{root} has no caption file: {len(entries)} media files, each captioned by its name "
+        f"({first.id!r} -> {first.captions[0]!r})"
+    )
     return entries
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Both splits of a folder are opened; one line is enough."""
+    log.warning(message)
 
 
 def _role(path: Path) -> str:

@@ -38,8 +38,8 @@ def launch(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door's `main(argv)`; errors that users can mend become one line and exit status 2."""
     # Grain's worker processes refuse to start before absl's flags are parsed.
     flags.FLAGS.mark_as_parsed()
-    # Our own lines are for users; Orbax and TFDS remark on what we chose.
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Our own lines are for users; Orbax and TFDS remark on what we chose. absl was there first.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         main(sys.argv[1:])
