@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from weavejax.data.clip import Source
+from weavejax.data.clip import Source, record_name
 from weavejax.data.example import ExampleSpec, decode_clip
 from weavejax.errors import UserError
 
@@ -63,7 +63,7 @@ class BrokenLog:
         return [self.records[record] for record in fresh]
 
     def _append(self, record: int, source: Source) -> None:
-        name = _id(source, record)
+        name = record_name(source, record)
         self.records[record] = name
         self._path.parent.mkdir(parents=True, exist_ok=True)
         row = {"record": record, "id": name, "reason": why_broken(source, record)}
@@ -86,13 +86,6 @@ class BrokenLog:
             f"{len(names)} of {total} clips are broken and the budget is {allowed}: {listed} "
             f"(reasons in {self._path})"
         )
-
-
-def _id(source: Source, record: int) -> str:
-    try:
-        return source.id(record)
-    except Exception:  # a record too broken to tell its id
-        return f"record {record}"
 
 
 def why_broken(source: Source, record: int) -> str:

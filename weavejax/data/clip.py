@@ -56,3 +56,11 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever the clips do: the key of anything derived from them."""
         ...
+
+
+def record_name(source: Source, record: int) -> str:
+    """The id of a record, or its number when it is too broken to tell its id."""
+    try:
+        return source.id(record)
+    except Exception:  # each storage has its own way to report a broken record
+        return f"record {record}"

@@ -25,7 +25,7 @@ from absl import flags
 from tokenizers import Tokenizer
 
 from weavejax.data.cache import DecodedCache
-from weavejax.data.clip import Clip, DecodeError, Source
+from weavejax.data.clip import Clip, DecodeError, Source, record_name
 from weavejax.data.example import ExampleSpec, decode_clip, empty_example, sample_example
 from weavejax.data.order import example_rng, record_order, replacement
 from weavejax.errors import UserError
@@ -57,7 +57,7 @@ class ExampleLoader:
             try:
                 example = self._sample(tried, example_rng(self.seed, index))
             except DecodeError as error:
-                failures.append(f"{_name(self.source, tried)} ({error})")
+                failures.append(f"{record_name(self.source, tried)} ({error})")
                 tried = replacement(self.seed, index, attempt, len(self.source))
             else:
                 return example | {"index": _int32(tried), "wanted": _int32(record)}
@@ -274,10 +274,3 @@ def _leave_with(parent: int, leave: Callable[[int], object]) -> None:
 
 def _int32(number: int) -> np.ndarray:
     return np.array(number, np.int32)
-
-
-def _name(source: Source, record: int) -> str:
-    try:
-        return source.id(record)
-    except Exception:  # a record too broken to tell its id
-        return f"record {record}"
