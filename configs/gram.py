@@ -29,6 +29,21 @@ Variants:
   (default)  2,048 rendered training clips, 256 held-out ones; everything is made here.
   files      your own clips: --config configs/gram.py:files --config.data.root DIR
   smoke      the default at its smallest, for tests: a minute.
+  published  the published architecture and 150k-clip schedule, on your own clips:
+             --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
+             EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
+             (137.3 M), heads into 512 dimensions: 1,242.1 M in all, float32 parameters, bfloat16
+             compute. 2 frames of 224 pixels, 1,024 frames of 64 mels, 40 caption and 70 subtitle
+             tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4 (5e-7 for the image tower),
+             label smoothing 0.1, gradients stopped as in the published code.
+             What it does today: builds, plans (`python -m weavejax.plan`), trains from random
+             weights. What it does not yet: start from published weights (the published run goes on
+             from VAST's, without which this schedule is too short), the matching loss and its
+             reranker. The parameters only those use (the cross-attentions, the image tower's output
+             projection) are held, get no gradient and no decay, and stay as they are.
+             It needs accelerators: 15 GB of parameters and optimiser state, spread over the mesh.
+             Beyond 128 chips set replica too, as in --config.runtime.mesh.replica=2: the width of
+             the image tower divides over 128 devices, not over 256.
 """
 
 from ml_collections import ConfigDict
@@ -41,8 +56,10 @@ def get_config(variant: str = "") -> ConfigDict:
         _files(config)
     elif variant == "smoke":
         _smoke(config)
+    elif variant == "published":
+        _published(config)
     elif variant:
-        raise ValueError(f"no variant {variant!r}; there are files and smoke")
+        raise ValueError(f"no variant {variant!r}; there are files, published and smoke")
     return config
 
 
@@ -122,6 +139,14 @@ def _world() -> ConfigDict:
             },
         }
     )
+    for tower in ("vision", "audio", "text"):
+        config.model[tower].update(
+            {
+                "dtype": "float32",  # of compute; parameters are float32 in any case
+                "scan": False,  # one scanned stack of blocks: compiles in a time free of depth
+                "remat": "none",  # what the backward pass recomputes: none, dots or full
+            }
+        )
     config.loss = ConfigDict(
         {
             "score": "volume",
@@ -134,6 +159,12 @@ def _world() -> ConfigDict:
             "gradient": "full",  # "half" as in the published code
         }
     )
+    _optimisation(config)
+    _running(config)
+    return config
+
+
+def _optimisation(config: ConfigDict) -> None:
     config.optim = ConfigDict(
         {
             "lr": 1e-3,
@@ -149,6 +180,11 @@ def _world() -> ConfigDict:
             "average": 0.0,  # decay of the moving average of the parameters; 0 = off
         }
     )
+    # Refuses steps that are not finite or lie far above the last ones: `runtime.guard`.
+    config.guard = ConfigDict({"window": 128, "warmup": 32, "sigmas": 6.0, "limit": 10})
+
+
+def _running(config: ConfigDict) -> None:
     # How a run is carried out, not what it computes: may change between a run and its resumption.
     config.runtime = ConfigDict(
         {
@@ -160,9 +196,11 @@ def _world() -> ConfigDict:
             "evaluate_batch": 64,
             "save_every": 100,
             "keep": 2,
+            "partial": (),  # regexes of parameters that a checkpoint need not fit
+            "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
+            "storage": {"retry": 30.0, "alarm": 3, "timeout": 600.0},  # of failed saves, s
         }
     )
-    return config
 
 
 def _files(config: ConfigDict) -> None:
@@ -183,3 +221,79 @@ def _smoke(config: ConfigDict) -> None:
     for tower in ("vision", "audio", "text"):
         config.model[tower].update({"width": 32, "layers": 1, "mlp": 64})
     config.model.audio.patch_width = 32
+
+
+def _published(config: ConfigDict) -> None:
+    """Sizes of the checkpoints, schedule of the 150k-clip run (published code and its logs)."""
+    config.data.update({"source": "files", "cache": ""})  # decoded, 150k clips fill 330 GB
+    config.batch = 256
+    config.steps = 586  # 150,000 clips once
+    config.inputs.update(
+        {
+            "size": 224,
+            "crop": "crop_flip",
+            "audio_frames": 1024,
+            "chunk_candidates": 4,
+            "text_length": 40,
+            "subtitle_length": 70,
+            "tokenizer": "bert-base-uncased",
+        }
+    )
+    config.model.dim = 512
+    config.model.vision.update(
+        {
+            "patch": 14,
+            "width": 1408,
+            "layers": 40,
+            "heads": 16,
+            "mlp": 6144,
+            "drop_path": 0.4,
+            "head": 1024,
+        }
+    )
+    config.model.audio.update(
+        {
+            "patch": 16,
+            "patch_width": 512,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "pos_kernel": 128,
+            "pos_groups": 16,
+            "buckets": 320,
+            "max_distance": 800,
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
+            "input_dropout": 0.1,
+            "layerdrop": 0.05,
+        }
+    )
+    config.model.text.update(
+        {
+            "vocab": 30522,
+            "positions": 512,
+            "types": 2,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "dropout": 0.1,
+            "cross_attention": True,
+            "cond_width": 768,
+        }
+    )
+    for tower in ("vision", "audio", "text"):
+        config.model[tower].update({"dtype": "bfloat16", "scan": True, "remat": "full"})
+    config.loss.update({"warmup_steps": 0, "gradient": "half"})
+    config.optim.update(
+        {
+            "lr": 1e-4,
+            "schedule": "linear",
+            # As published: biases and BERT's norms; and what nothing trains yet.
+            "no_decay": r"bias$|^text/.*norm\w*/scale$|^vision/head/|cross",
+            "clip": 0.0,
+            "groups": ((r"^vision/", 0.005),),
+        }
+    )
+    config.runtime.update({"workers": 16, "evaluate_every": 200, "evaluate_batch": 256})

@@ -19,8 +19,14 @@ from weavejax.data.sources import open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
-from weavejax.runtime.mesh import batch_sharding, check_batch, put_batch, replicated
-from weavejax.runtime.workdir import write_text
+from weavejax.runtime.mesh import (
+    batch_rows,
+    batch_sharding,
+    check_batch,
+    put_batch,
+    replicated,
+)
+from weavejax.runtime.storage import write_text
 from weavejax.systems.base import System
 
 TOKENIZER = "tokenizer.json"
@@ -126,40 +132,60 @@ def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
 
 
 Vectors = dict[str, np.ndarray]
-Evaluation = Callable[[Any], tuple[dict[str, Report], Vectors]]
+Batches = Iterator[Mapping[str, np.ndarray]]
+Reports = dict[str, Report]
+Evaluation = Callable[..., tuple[Reports, Vectors] | None]
+
+
+def _never() -> bool:
+    return False
 
 
 def make_embedding(
     system: System, placed: Any, mesh: Mesh, batch: int
-) -> Callable[[Any, Iterator[Mapping[str, np.ndarray]]], Vectors]:
-    """(params, host batches) → everything `system.embed` gives, gathered, with valid and index."""
-    check_batch(batch, mesh)
-    data = batch_sharding(mesh)
-    embed = jax.jit(system.embed, in_shardings=(placed, data), out_shardings=replicated(mesh))
+) -> Callable[..., Vectors | None]:
+    """(params, host batches, stopping) → what `system.embed` gives, gathered, with valid and index.
 
-    def run(params: Any, batches: Iterator[Mapping[str, np.ndarray]]) -> Vectors:
+    Host batches hold this process's rows (`batch_rows`). `stopping` is asked before every batch, on
+    all processes alike; when it says so, the result is None.
+    """
+    check_batch(batch, mesh)
+    data, everywhere = batch_sharding(mesh), replicated(mesh)
+
+    def outputs(params: Any, inputs: Mapping[str, jax.Array], kept: Mapping[str, jax.Array]) -> Any:
+        return {**system.embed(params, inputs), **kept}
+
+    embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
+
+    def run(params: Any, batches: Batches, stopping: Callable[[], bool] = _never) -> Vectors | None:
         parts: list[Vectors] = []
         for host in batches:
-            inputs = {name: host[name] for name in system.batch_spec}
-            outputs = jax.device_get(embed(params, put_batch(inputs, data)))
-            parts.append(outputs | {name: host[name] for name in ("valid", "index")})
+            if stopping():
+                return None
+            inputs = put_batch({name: host[name] for name in system.batch_spec}, data)
+            kept = put_batch({name: host[name] for name in ("valid", "index")}, data)
+            parts.append(jax.device_get(embed(params, inputs, kept)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return run
 
 
 def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: Mesh) -> Evaluation:
-    """params → (reports by evaluator, the vectors they were made from), over the test split."""
+    """(params, stopping) → (reports by evaluator, the vectors they were made from), of the test split.
+
+    None when `stopping` said so meanwhile.
+    """
     batch = config.runtime.evaluate_batch
     embed = make_embedding(system, placed, mesh, batch)
+    rows = batch_rows(batch, mesh)
 
-    def run(params: Any) -> tuple[dict[str, Report], Vectors]:
-        vectors = embed(
-            params,
-            eval_batches(
-                data.test, data.spec, data.tokenizer, batch=batch, workers=0, cache_dir=data.cache
-            ),
-        )
+    def run(params: Any, stopping: Callable[[], bool] = _never) -> tuple[Reports, Vectors] | None:
+        with eval_batches(
+            data.test, data.spec, data.tokenizer, batch=batch, cache_dir=data.cache, rows=rows
+        ) as batches:
+            vectors = embed(params, batches, stopping)
+        if vectors is None:
+            return None
         return {n: evaluate(vectors) for n, evaluate in system.evaluators.items()}, vectors
 
     return run

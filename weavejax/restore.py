@@ -1,6 +1,5 @@
 """A trained model from its working directory."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -10,6 +9,7 @@ from weavejax.errors import UserError
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import evaluated_params, lay_out
+from weavejax.runtime.storage import Storage
 from weavejax.runtime.workdir import read_config
 from weavejax.systems.base import System
 
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
     step: int
 
 
-def restore(workdir: Path, which: str = "") -> Trained:
+def restore(workdir: Storage, which: str = "") -> Trained:
     """Restores a checkpoint onto whatever devices there are.
 
     Args:
@@ -47,27 +47,27 @@ def restore(workdir: Path, which: str = "") -> Trained:
     config = read_config(workdir)
     system = systems.build(config)
     mesh = make_mesh(config.runtime.mesh)
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints yet: train first")
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.runtime.keep, read_only=True)
     step = _choose(checkpoints, which, workdir)
-    layout = lay_out(system, config.optim, config.steps, mesh)
+    layout = lay_out(system, config, mesh)
     state = checkpoints.restore(layout.abstract, step)
     checkpoints.close()
     return Trained(config, system, evaluated_params(state), layout.placed.params, mesh, step)
 
 
-def _choose(checkpoints: Checkpoints, which: str, workdir: Path) -> int:
+def _choose(checkpoints: Checkpoints, which: str, workdir: Storage) -> int:
+    """The step asked for, its files verified."""
     steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{workdir} holds no finished checkpoint: train first")
     if which in ("", "latest"):
-        return steps[-1]
+        newest = checkpoints.newest_good()
+        if newest is None:
+            raise UserError(f"{workdir} holds no finished checkpoint: train first")
+        return newest
     if which == "best":
         best = checkpoints.best_step()
         if best is None:
             raise UserError(f"no checkpoint of {workdir} was evaluated; it has steps {steps}")
-        return best
-    if not which.isdigit():
+        return checkpoints.check(best)
+    if not which.isdigit() or int(which) not in steps:
         raise UserError(f"--step {which!r} is none of latest, best, {', '.join(map(str, steps))}")
-    return int(which)
+    return checkpoints.check(int(which))

@@ -9,7 +9,7 @@ import weavejax
 from weavejax.metrics.report import Report
 from weavejax.runtime.plots import plot_histogram, plot_scalars
 from weavejax.runtime.records import read_rows
-from weavejax.runtime.workdir import write_text
+from weavejax.runtime.storage import write_text
 
 
 def scalars(reports: Mapping[str, Report]) -> dict[str, float]:

@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+
+from weavejax.runtime.step import WISHES, wishes_sharding
 
 
 def tiny_gram(**changes: Any) -> ConfigDict:
@@ -66,8 +69,14 @@ def tiny_gram(**changes: Any) -> ConfigDict:
             "groups": (),
             "average": 0.0,
         },
+        "guard": {"window": 16, "warmup": 8, "sigmas": 6.0, "limit": 3},
     }
     return ConfigDict(config | changes)
+
+
+def no_wishes(mesh: Mesh) -> jax.Array:
+    """The third argument of a train step, of a process that wants nothing."""
+    return jax.device_put(np.zeros((mesh.size, len(WISHES)), np.int32), wishes_sharding(mesh))
 
 
 def fake_batch(

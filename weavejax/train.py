@@ -4,142 +4,165 @@
   python -m weavejax.train --config configs/gram.py --config.seed=1 --workdir runs/gram-1
   python -m weavejax.train --config configs/gram.py:files --config.data.root DIR
 
-Started again with the same working directory, a run goes on from its last checkpoint. The directory
-holds: config.json, metrics.jsonl, tensorboard/, checkpoints/, tokenizer.json, parameters.txt,
-results.json, results.md and plots/.
+Started again with the same working directory, a run goes on from its newest good checkpoint, on any
+number of processes and devices. The directory holds: config.json, metrics.jsonl, tensorboard/,
+checkpoints/, events/, tokenizer.json, parameters.txt, results.json, results.md and plots/.
+
+Exit status: 0 done; 2 something to mend, in one line; 75 asked to stop (SIGTERM to any process):
+saved, start the same command again; 130 the same by Ctrl-C; anything else is a failure.
 """
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from weavejax import assemble, results, systems
-from weavejax.data.broken import BrokenLog
 from weavejax.data.pipeline import train_batches
-from weavejax.runtime import cli, sharding
+from weavejax.runtime import cli, cluster, manifest, sharding
 from weavejax.runtime.checkpoint import Checkpoints
-from weavejax.runtime.loop import Every, Hooks, Timing, train_loop
-from weavejax.runtime.mesh import batch_sharding, check_batch, make_mesh, put_batch
-from weavejax.runtime.records import MetricWriter, Terminal, duration
-from weavejax.runtime.step import State, evaluated_params, lay_out, make_train_step
-from weavejax.runtime.workdir import check_workdir, open_workdir, write_text
+from weavejax.runtime.events import EventLog
+from weavejax.runtime.loop import Every, Window, train_loop
+from weavejax.runtime.mesh import batch_rows, check_batch, make_mesh
+from weavejax.runtime.records import duration
+from weavejax.runtime.signals import StopRequest
+from weavejax.runtime.step import evaluated_params, lay_out, make_train_step
+from weavejax.runtime.storage import write_text
+from weavejax.runtime.watchdog import Watchdog
+from weavejax.runtime.workdir import check_workdir, keep_compiled, open_workdir
+from weavejax.session import Session
 
-FLAGS = {"workdir": "directory of the run; default runs/<config name>"}
+FLAGS = {
+    "workdir": "directory of the run; default runs/<config name>",
+    "cluster": f"how processes find each other: {', '.join(cluster.KINDS)}; default auto",
+}
 
 
 def main(argv: Sequence[str]) -> None:
     """One run, top to bottom; whatever can be wrong with it is found before anything compiles."""
     began = time.monotonic()
-    # 1. What is asked for.
+    # 1. What is asked for, by whom.
     arguments = cli.parse(argv, __doc__ or "", FLAGS, takes_config=True)
-    config = arguments.config
+    config, runtime = arguments.config, arguments.config.runtime
+    stop, watchdog = StopRequest(), Watchdog(runtime.deadlines)
+    cluster.start(arguments.values["cluster"] or "auto")
+    stop.listen()
+    watchdog.phase()
+    cluster.check_same("config", config.to_json_best_effort())
     system = systems.build(config)
-    mesh = make_mesh(config.runtime.mesh)
+    mesh = make_mesh(runtime.mesh)
     check_batch(config.batch, mesh)
-    check_batch(config.runtime.evaluate_batch, mesh)
+    check_batch(runtime.evaluate_batch, mesh)
     workdir = check_workdir(arguments.values["workdir"] or f"runs/{arguments.config_name}", config)
 
-    # 2. Data: rendered or found, opened, described.
-    data = assemble.open_data(config, workdir)
-    print(data.describe(), flush=True)
+    # 2. Data: rendered or found, by process 0 first; opened, described.
+    watchdog.data()
+    data = cluster.primary_first("data", lambda: assemble.open_data(config, workdir))
+    watchdog.phase()
+    say(data.describe())
 
     # 3. The shapes of everything, and where each piece lives. All is in order: keep the config.
-    layout = lay_out(system, config.optim, config.steps, mesh)
-    open_workdir(workdir, config)
-    data.tokenizer.save(str(workdir / assemble.TOKENIZER))
-    assemble.say_streams(data.train, workdir)
-    table = sharding.table(layout.shapes.params, layout.placed.params)
-    write_text(workdir / "parameters.txt", table + "\n")
-    print(f"{table.splitlines()[-1]}; mesh {dict(mesh.shape)}; {workdir}", flush=True)
+    layout = lay_out(system, config, mesh)
+    cluster.check_same("vocabulary", data.tokenizer.to_str())
+    if cluster.primary():
+        open_workdir(workdir, config)
+        write_text(workdir / assemble.TOKENIZER, data.tokenizer.to_str())
+        assemble.say_streams(data.train, workdir)
+        table = sharding.table(layout.shapes.params, layout.placed.params)
+        write_text(workdir / "parameters.txt", table + "\n")
+        say(f"{table.splitlines()[-1]}; mesh {dict(mesh.shape)}; {workdir}")
+    keep_compiled(workdir)
+    cluster.barrier("workdir", runtime.deadlines.phase or 3600)
+    events = EventLog(workdir, jax.process_index())
+    events.add("start", time.monotonic() - began)
 
-    # 4. Where to start: the newest checkpoint, else fresh numbers, made where they belong.
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.runtime.keep)
-    if checkpoints.steps():
-        state = checkpoints.restore(layout.abstract, checkpoints.steps()[-1])
-        print(f"resumed from the checkpoint of step {int(state.step)}", flush=True)
-    else:
-        state = layout.init(jax.random.key(config.seed))
-    start = int(state.step)
+    # 4. Where to start: the newest good checkpoint, else fresh numbers, made where they belong.
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep=runtime.keep,
+        origin=manifest.origin(config),
+        **runtime.storage.to_dict(),
+    )
+    with events.timed("restore"):
+        good = cluster.from_primary("checkpoint", lambda: str(checkpoints.newest_good() or ""))
+        state, window = layout.init(jax.random.key(config.seed)), Window()
+        if good:
+            wanted = state if runtime.partial else layout.abstract
+            state = checkpoints.restore(wanted, int(good), partial=runtime.partial)
+            window = Window.from_json(checkpoints.facts(int(good))["window"])
+        jax.block_until_ready(state)
+        if good:
+            say(f"resumed from the checkpoint of step {int(state.step)}")
 
     # 5. What happens between steps.
-    writer = MetricWriter(workdir, start=start)
-    terminal = Terminal(config.steps, start)
     evaluation = assemble.make_evaluation(system, config, data, layout.placed.params, mesh)
-    broken = BrokenLog(workdir / "broken.jsonl", config.data.broken)
-    batch_place = batch_sharding(mesh)
-
-    def inspect(step: int, batch: Mapping[str, np.ndarray]) -> None:
-        terminal.advance(step - 1)
-        for name in broken.update(batch["wanted"], batch["index"], data.train):
-            terminal.say(f"unreadable clip {name}: another takes its place; see broken.jsonl")
-
-    def log(step: int, metrics: dict[str, float], timing: Timing) -> None:
-        writer.write(step, "train", metrics)
-        rate = config.batch * timing.steps / timing.loop if timing.loop else 0.0
-        writer.write(step, "time", {"clips per second": rate, "data wait %": timing.wait_percent()})
-        terminal.note(
-            step,
-            f"loss {metrics['loss']:.3f}  {rate:.0f} clips/s  "
-            f"data wait {timing.wait_percent():.1f} %",
-        )
-
-    def evaluate(state: State) -> float:
-        reports, _ = evaluation(evaluated_params(state))
-        scalars = results.scalars(reports)
-        writer.write(int(state.step), "eval", scalars)
-        terminal.say(f"step {int(state.step)}  {system.headline} {scalars[system.headline]:.1f}")
-        return scalars[system.headline]
-
-    hooks = Hooks(
-        place=lambda batch: put_batch({n: batch[n] for n in system.batch_spec}, batch_place),
-        inspect=inspect,
-        log=log,
-        evaluate=evaluate,
-        save=lambda state, headline: checkpoints.save(state, headline=headline),
+    session = Session(
+        config,
+        system,
+        mesh,
+        data,
+        workdir,
+        checkpoints=checkpoints,
+        evaluation=evaluation,
+        stop=stop,
+        events=events,
+        watchdog=watchdog,
+        start=int(state.step),
     )
-    runtime = config.runtime
-    every = Every(runtime.log_every, runtime.evaluate_every, runtime.save_every, config.steps)
 
     # 6. Train.
-    train_step = make_train_step(
-        system, layout, mesh, seed=config.seed, average_decay=config.optim.average
-    )
     with train_batches(
         data.train,
         data.spec,
         data.tokenizer,
         batch=config.batch,
         seed=config.seed,
-        start_step=start,
+        start_step=int(state.step),
         workers=runtime.workers,
         cache_dir=data.cache,
         prefetch=runtime.prefetch,
-        shard=(jax.process_index(), jax.process_count()),
+        rows=batch_rows(config.batch, mesh),
     ) as batches:
-        state, timing = train_loop(state, train_step, batches, every, hooks)
-    best = checkpoints.best_step()
-    checkpoints.close()
-    terminal.close()
-    writer.close()
+        every = Every(runtime.log_every, runtime.evaluate_every, runtime.save_every, config.steps)
+        train_step = make_train_step(system, layout, mesh, config)
+        state, timing, stopped = train_loop(state, train_step, batches, every, session, window)
+    watchdog.phase()
+    checkpoints.finish(state)
+    session.close()
 
     # 7. Results.
-    reports, _ = evaluation(evaluated_params(state))
-    facts = {
-        "config": arguments.config_name,
-        "seed": config.seed,
-        "step": int(state.step),
-        "data": data.describe(),
-        "best checkpoint": f"step {best}",
-    }
-    results.write_results(workdir, reports, headline=system.headline, facts=facts)
-    print(results.markdown(reports))
-    print(
+    final = None if stopped else evaluation(evaluated_params(state), session.stopping)
+    if final and cluster.primary():
+        facts = {
+            "config": arguments.config_name,
+            "seed": config.seed,
+            "step": int(state.step),
+            "data": data.describe(),
+            "best checkpoint": f"step {checkpoints.best_step()}",
+        }
+        results.write_results(workdir, final[0], headline=system.headline, facts=facts)
+        print(results.markdown(final[0]))
+    events.add("stop", 0.0, step=int(state.step), status=0 if final else stop.status)
+    events.close()
+    checkpoints.close()
+    cluster.shutdown()
+    watchdog.close()
+    stop.close()
+    if not final:
+        say(f"stopped after step {int(state.step)}, which is saved; start the same command again")
+        sys.exit(stop.status)
+    say(
         f"done in {duration(time.monotonic() - began)} (first step {duration(timing.compile)}, "
         f"then {timing.steps} steps in {duration(timing.loop)}, "
         f"{timing.wait_percent():.1f} % of it waiting for data); everything is in {workdir}"
     )
+
+
+def say(words: str) -> None:
+    """Prints a line, once in a job."""
+    if cluster.primary():
+        print(words, flush=True)
 
 
 if __name__ == "__main__":

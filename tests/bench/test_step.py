@@ -12,7 +12,7 @@ from weavejax import systems
 from weavejax.runtime import cli
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
 from weavejax.runtime.step import lay_out, make_train_step
-from weavejax.testing import fake_batch
+from weavejax.testing import fake_batch, no_wishes
 
 STEPS = 5
 
@@ -22,18 +22,19 @@ def test_step_of_the_main_job():
     config = cli.load("configs/gram.py")
     system = systems.build(config)
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
-    layout = lay_out(system, config.optim, config.steps, mesh)
+    layout = lay_out(system, config, mesh)
     state = layout.init(jax.random.key(0))
-    step = make_train_step(system, layout, mesh, seed=0, average_decay=0.0)
+    step = make_train_step(system, layout, mesh, config)
+    wishes = no_wishes(mesh)
     batch = put_batch(fake_batch(system.batch_spec), batch_sharding(mesh))
 
     began = time.perf_counter()
-    state, _ = step(state, batch)
+    state, _, _ = step(state, batch, wishes)
     jax.block_until_ready(state)
     compiled = time.perf_counter() - began
     began = time.perf_counter()
     for _ in range(STEPS):
-        state, _ = step(state, batch)
+        state, _, _ = step(state, batch, wishes)
     jax.block_until_ready(state)
     seconds = (time.perf_counter() - began) / STEPS
     # Forward and backward are three forward passes' worth; recomputation is not counted.

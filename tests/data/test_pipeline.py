@@ -79,7 +79,8 @@ def test_augmentation_differs_between_epochs(reference: list[Batch]) -> None:
 def test_any_number_of_hosts_sees_the_same_global_batches(
     reference: list[Batch], hosts: int
 ) -> None:
-    shares = [take(6, shard=(host, hosts)) for host in range(hosts)]
+    share = 4 // hosts
+    shares = [take(6, rows=range(host * share, (host + 1) * share)) for host in range(hosts)]
     joined = [
         {key: np.concatenate([share[step][key] for share in shares]) for key in reference[0]}
         for step in range(6)
@@ -87,10 +88,15 @@ def test_any_number_of_hosts_sees_the_same_global_batches(
     assert_same(joined, reference)
 
 
+def test_a_host_may_hold_any_rows_of_the_global_batch(reference: list[Batch]) -> None:
+    got = take(3, rows=(0, 3))
+    assert_same(got, [{k: v[[0, 3]] for k, v in batch.items()} for batch in reference[:3]])
+
+
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_worker_processes_change_nothing(reference: list[Batch], hosts: int) -> None:
-    got = take(4, workers=2, shard=(hosts - 1, hosts), start_step=2)
     share = 4 // hosts
+    got = take(4, workers=2, rows=range(4 - share, 4), start_step=2)
     assert_same(got, [{k: v[4 - share :] for k, v in b.items()} for b in reference[2:]])
     assert all(type(value) is np.ndarray for batch in got for value in batch.values())
     assert not multiprocessing.active_children()
@@ -127,7 +133,7 @@ def test_broken_records_are_replaced_by_others_fixed_by_seed_and_index() -> None
         assert stand_in == expected
     assert {w for w, u in zip(wanted, used, strict=True) if w != u} == {3, 4, 7}
     assert_same(take(3, BROKEN, start_step=5), batches[5:])
-    assert_same([{k: v[2:] for k, v in b.items()} for b in batches], take(8, BROKEN, shard=(1, 2)))
+    assert_same([{k: v[2:] for k, v in b.items()} for b in batches], take(8, BROKEN, rows=(2, 3)))
 
 
 def test_nothing_but_broken_records_is_an_error() -> None:
@@ -188,10 +194,10 @@ def test_a_loop_that_fails_without_closing_shows_its_own_error_only(tmp_path: Pa
 
 
 def test_impossible_sizes() -> None:
-    with pytest.raises(UserError, match="batch of 5 does not divide among 2"):
-        take(1, batch=5, shard=(0, 2))
-    with pytest.raises(UserError, match="shard 2 of 2"):
-        take(1, shard=(2, 2))
+    with pytest.raises(UserError, match=r"cannot hold the rows \(3, 4\) of a batch of 4"):
+        take(1, rows=(3, 4))
+    with pytest.raises(UserError, match=r"cannot hold the rows \(\)"):
+        take(1, rows=())
     with pytest.raises(UserError, match="at least 1"):
         eval_batches(SOURCE, SPEC, TOKENIZER, batch=0)
 

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from weavejax.errors import UserError
 from weavejax.runtime.checkpoint import Checkpoints
+from weavejax.runtime.guard import fresh
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import State
 
@@ -20,7 +21,7 @@ def state(step=1, width=8, extra=False):
         jax.random.normal(key, (16, width)), NamedSharding(mesh, P("data", "model"))
     )
     params = {"a": {"kernel": kernel}} | ({"b": jnp.ones(3)} if extra else {})
-    return State(jnp.int32(step), params, ({"mu": kernel * 2},), {})
+    return State(jnp.int32(step), params, ({"mu": kernel * 2},), {}, fresh(4))
 
 
 def abstract(like, sharding=None):
@@ -32,7 +33,9 @@ def abstract(like, sharding=None):
 def saved(directory, *states, keep=3, headlines=None):
     checkpoints = Checkpoints(directory, keep=keep)
     for number, item in enumerate(states):
-        checkpoints.save(item, headline=headlines[number] if headlines else None)
+        checkpoints.save(item)
+        if headlines and headlines[number] is not None:
+            checkpoints.score(int(item.step), headlines[number])
     checkpoints.close()
     return Checkpoints(directory, keep=keep)
 

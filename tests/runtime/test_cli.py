@@ -112,7 +112,9 @@ def test_launch_turns_errors_into_one_line_and_a_status(error, status, words, ca
     assert words in capsys.readouterr().err
 
 
-def test_launch_does_not_hide_bugs(monkeypatch):
+def test_launch_does_not_hide_bugs(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["door"])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as left:
         cli.launch(lambda argv: 1 / 0)
+    assert left.value.code == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err

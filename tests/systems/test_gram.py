@@ -15,7 +15,7 @@ from weavejax.runtime.sharding import device_bytes, shardings
 from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.systems.base import under
 from weavejax.systems.gram import blend
-from weavejax.testing import fake_batch, tiny_gram
+from weavejax.testing import fake_batch, no_wishes, tiny_gram
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +144,10 @@ def test_impossible_configs_are_refused_before_anything_compiles(change, words):
 
 def trainer(config, mesh):
     system = systems.build(config)
-    layout = lay_out(system, config.optim, config.steps, mesh)
-    step = make_train_step(system, layout, mesh, seed=0, average_decay=config.optim.average)
-    return system, layout.init(jax.random.key(0)), step
+    layout = lay_out(system, config, mesh)
+    step = make_train_step(system, layout, mesh, config)
+    wishes = no_wishes(mesh)
+    return system, layout.init(jax.random.key(0)), lambda state, batch: step(state, batch, wishes)
 
 
 def test_a_memorised_batch_is_learnt():
@@ -156,7 +157,7 @@ def test_a_memorised_batch_is_learnt():
     system, state, step = trainer(config, mesh)
     batch = put_batch(fake_batch(system.batch_spec), batch_sharding(mesh))
     for number in range(config.steps):
-        state, metrics = step(state, batch)
+        state, metrics, _ = step(state, batch)
         if number == 0:
             first = float(metrics["loss/volume"][0] / metrics["loss/volume"][1])
     last = float(metrics["loss/volume"][0] / metrics["loss/volume"][1])
@@ -169,7 +170,7 @@ def test_the_average_follows_the_parameters_slowly():
     config = changed(optim__average=0.9)
     system, state, step = trainer(config, make_mesh({"data": 1}, jax.devices()[:1]))
     start = {path: np.array(x) for path, x in state.average.items()}
-    state, _ = step(state, fake_batch(system.batch_spec))
+    state, _, _ = step(state, fake_batch(system.batch_spec))
     for path, leaf in tree.flatten(state.params).items():
         want = 0.9 * start[path] + 0.1 * np.array(leaf)
         np.testing.assert_allclose(state.average[path], want, rtol=1e-5, atol=1e-7)
@@ -206,13 +207,13 @@ def test_a_frozen_tower_is_bf16_without_moments_and_does_not_move():
         systems.build(config), frozen=lambda path: path.startswith("vision/")
     )
     mesh = make_mesh({"data": 2}, jax.devices()[:2])
-    layout = lay_out(system, config.optim, config.steps, mesh)
+    layout = lay_out(system, config, mesh)
     state = layout.init(jax.random.key(0))
     assert {str(x.dtype) for x in jax.tree.leaves(state.params["vision"])} == {"bfloat16"}
     assert not any("vision" in path for path in tree.flatten(state.optimiser))
-    step = make_train_step(system, layout, mesh, seed=0, average_decay=0.0)
+    step = make_train_step(system, layout, mesh, config)
     before = tree.flatten(jax.tree.map(np.array, state.params))
-    after, _ = step(state, fake_batch(system.batch_spec))
+    after, _, _ = step(state, fake_batch(system.batch_spec), no_wishes(mesh))
     moved = {
         path
         for path, x in tree.flatten(after.params).items()

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ def train_batches(
     workers: int = 0,
     cache_dir: str | Path = "",
     prefetch: int = 2,
-    shard: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
     attempts: int = 16,
 ) -> Batches:
     """Training batches without end.
@@ -162,28 +162,47 @@ def train_batches(
       cache_dir: where decoded clips are kept; "" decodes every time.
       prefetch: batches that each worker process keeps ready: as many as the first, uncached
         epoch may fall behind.
-      shard: (index, count) of this process among those that share the global batch.
+      rows: the rows of each global batch that this process holds (b of them); default all.
       attempts: replacements tried for a broken clip before giving up.
 
     Returns:
-      Batches of B / count examples (`sample_example`), each array owned and contiguous, with
-      `index` and `wanted` int32 [B / count]: the records used and asked for.
+      Batches of b examples (`sample_example`), each array owned and contiguous, with `index` and
+      `wanted` int32 [b]: the records used and asked for.
 
     Raises:
       UserError: impossible sizes; later, when a clip and all its replacements are broken.
     """
-    number, count = shard
-    if batch < 1 or batch % count:
-        raise UserError(f"the global batch of {batch} does not divide among {count} processes")
-    if not 0 <= number < count:
-        raise UserError(f"shard {number} of {count} does not exist")
-    share = batch // count
+    mine = _rows(rows, batch)
     cache = _cache(cache_dir, source, spec)
     loader = ExampleLoader(source, spec, tokenizer, cache, seed, attempts)
-    # Batched before the slice, so batch k of the whole order belongs to step k // count and to
-    # process k % count, and every host count cuts the same global batches.
-    ordered = record_order(len(source), seed).map_with_index(loader.training).batch(share)
-    return _run(ordered[start_step * count + number :: count], workers, spec, share, prefetch)
+    ordered = record_order(len(source), seed)
+    local = grain.MapDataset.range(start_step * len(mine), len(ordered) // batch * len(mine))
+    chosen = local.map(_Training(loader, ordered, batch, mine)).batch(len(mine))
+    return _run(chosen, workers, spec, len(mine), prefetch)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Local position → example: every host cuts its rows out of the same global batches."""
+
+    loader: ExampleLoader
+    ordered: grain.MapDataset
+    batch: int
+    rows: tuple[int, ...]
+
+    def __call__(self, position: int) -> Batch:
+        step, row = divmod(int(position), len(self.rows))
+        index = step * self.batch + self.rows[row]
+        return self.loader.training(index, self.ordered[index])
+
+
+def _rows(rows: Sequence[int] | None, batch: int) -> tuple[int, ...]:
+    if batch < 1:
+        raise UserError(f"the batch size is {batch}: it must be at least 1")
+    mine = tuple(range(batch) if rows is None else rows)
+    if not mine or not set(mine) <= set(range(batch)):
+        raise UserError(f"a process cannot hold the rows {mine} of a batch of {batch}")
+    return mine
 
 
 def eval_batches(
@@ -194,19 +213,33 @@ def eval_batches(
     batch: int,
     workers: int = 0,
     cache_dir: str | Path = "",
+    rows: Sequence[int] | None = None,
 ) -> Batches:
     """All clips in order, once, without chance.
 
     Returns:
-      Batches of `batch` examples (`sample_example`) with `index` int32 [B] (the record, -1 for the
-      padding of the last batch) and `valid` bool [B] (False for broken clips and padding).
+      Batches of `batch` examples (`sample_example`), or of the given rows of it, with `index` int32
+      [B] (the record, -1 for the padding of the last batch) and `valid` bool [B] (False for broken
+      clips and padding).
     """
-    if batch < 1:
-        raise UserError(f"the batch size is {batch}: it must be at least 1")
+    mine = _rows(rows, batch)
     loader = ExampleLoader(source, spec, tokenizer, _cache(cache_dir, source, spec))
-    padded = math.ceil(len(source) / batch) * batch
-    ordered = grain.MapDataset.range(padded).map(loader.evaluation).batch(batch)
-    return _run(ordered, workers, spec, batch)
+    local = grain.MapDataset.range(math.ceil(len(source) / batch) * len(mine))
+    chosen = local.map(_Evaluation(loader, batch, mine)).batch(len(mine))
+    return _run(chosen, workers, spec, len(mine))
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Local position → example, in order."""
+
+    loader: ExampleLoader
+    batch: int
+    rows: tuple[int, ...]
+
+    def __call__(self, position: int) -> Batch:
+        number, row = divmod(int(position), len(self.rows))
+        return self.loader.evaluation(number * self.batch + self.rows[row])
 
 
 def _cache(directory: str | Path, source: Source, spec: ExampleSpec) -> DecodedCache | None:

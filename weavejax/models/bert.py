@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weavejax.models.torch_names import Source, Table, convert, dense, norm
+from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
@@ -159,6 +160,7 @@ class Block(nn.Module):
         del layer
         c = self.config
         dtype = jnp.dtype(c.dtype)
+        x = split_batch(x)
         drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
         x = LayerNorm(EPSILON, dtype, name="norm1")(
             x + drop(self._attention("attention")(x, mask=mask))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     Init,
@@ -200,6 +201,7 @@ class Block(nn.Module):
         del layer
         c = self.config
         dtype = jnp.dtype(c.dtype)
+        x = split_batch(x)
         alpha, beta = (2 * c.layers) ** 0.25, (8 * c.layers) ** -0.25
         drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
         attend = MultiHeadAttention(

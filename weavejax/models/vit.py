@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
@@ -143,6 +144,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
         c = self.config
         dtype = jnp.dtype(c.dtype)
+        x = split_batch(x)
         attend = MultiHeadAttention(
             c.width, c.heads, dtype, key_bias=False, backend=c.attention, name="attention"
         )

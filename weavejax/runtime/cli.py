@@ -1,6 +1,7 @@
 """Command lines of the doors: `--config FILE[:variant]`, `--config.key=value`, and one-line errors.
 
-Exit status: 0 done, 2 something the user can mend (one line on stderr), 130 interrupted.
+Exit status: 0 done, 2 something the user can mend (one line on stderr), 75 preempted, 130 interrupted,
+else a failure.
 """
 
 import contextlib
@@ -8,16 +9,19 @@ import difflib
 import errno
 import io
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_dict, config_flags
 
 from weavejax.errors import UserError
+from weavejax.runtime import cluster
 
 
 class Arguments(NamedTuple):
@@ -45,18 +49,28 @@ def launch(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
     except UserError as error:
         fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        fail(f"the disk is full ({error.filename or error}); free some space and run this again")
     except KeyboardInterrupt:
-        sys.exit(130)
+        cluster.leave(130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            place = error.filename or error
+            fail(f"the disk is full ({place}); free some space and run this again")
+        if error.errno == errno.EPIPE:
+            os._exit(0)  # whoever read our output has read enough
+        _crash()
+    except Exception:  # whatever it is: in a job it must not wait for its peers to leave
+        _crash()
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Prints the one line and leaves."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    cluster.leave(2)
+
+
+def _crash() -> NoReturn:
+    traceback.print_exc()
+    cluster.leave(1)
 
 
 def parse(

@@ -1,17 +1,15 @@
 """The training loop: one page, in the order that matters."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from weavejax.errors import UserError
 from weavejax.runtime.metrics import merge, values
-from weavejax.runtime.step import State
+from weavejax.runtime.step import State, Told
 
 Batch = Mapping[str, np.ndarray]
 
@@ -38,23 +36,36 @@ class Timing:
         return 100.0 * self.wait / self.loop if self.loop else 0.0
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What happens between steps. All are called with the state after `step` updates.
+class Hooks(Protocol):
+    """What happens around the steps; `weavejax.session.Session` is the real one."""
 
-    Attributes:
-      place: host batch → device arrays.
-      inspect: sees the step about to run and its host batch.
-      log: (step, metrics of the steps since the last call, timing of the run so far).
-      evaluate: → the headline number.
-      save: (state, headline or None).
-    """
+    def before(self, step: int, batch: Batch) -> tuple[Any, Any]:
+        """Step `step` is about to run on this host batch → (batch, wishes) on the devices."""
+        ...
 
-    place: Callable[[Batch], dict[str, jax.Array]]
-    inspect: Callable[[int, Batch], None]
-    log: Callable[[int, dict[str, float], Timing], None]
-    evaluate: Callable[[State], float]
-    save: Callable[[State, float | None], None]
+    def after(self, step: int, told: Told) -> None:
+        """What step `step` told, one step late."""
+        ...
+
+    def first(self) -> None:
+        """The first step is made: compiled, and run by all processes."""
+        ...
+
+    def log(self, step: int, metrics: dict[str, float], timing: Timing) -> None:
+        """The metrics of the steps since the last call, and the timing of the run so far."""
+        ...
+
+    def evaluated(self, step: int) -> bool:
+        """Whether `step` was evaluated before this start."""
+        ...
+
+    def evaluate(self, state: State) -> bool:
+        """Evaluates; False when it was broken off because the job is to stop."""
+        ...
+
+    def save(self, state: State, window: Mapping[str, Any], timing: Timing) -> None:
+        """Saves the state, and the metrics of steps that are not logged yet."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,57 +83,86 @@ class Every:
 
 
 @dataclass
-class _Window:
-    """Metrics since the last row. Those of step n are fetched while step n + 1 runs."""
+class Window:
+    """Metrics since the last row. Those of step n are fetched while step n + 1 runs.
 
-    merged: dict[str, Any] | None = None
-    pending: tuple[int, Any] | None = field(default=None)
+    Attributes:
+      merged: (sum, weight) pairs of the steps fetched so far.
+      stop: whether any process was asked to stop, as the steps told.
+      save: whether any process wants a save out of turn and none is still saving.
+    """
 
-    def push(self, step: int, metrics: Any) -> None:
-        self.fetch()
-        self.pending = (step, metrics)
+    merged: dict[str, Any] = field(default_factory=dict)
+    stop: bool = False
+    save: bool = False
+    _pending: tuple[int, Any, Told] | None = None
 
-    def fetch(self) -> None:
-        if self.pending is None:
+    def push(self, step: int, metrics: Any, told: Told, hooks: Hooks) -> None:
+        """Takes the step that was just started, and fetches the one before."""
+        self.fetch(hooks)
+        self._pending = (step, metrics, told)
+
+    def fetch(self, hooks: Hooks) -> None:
+        """Waits for the last step."""
+        if self._pending is None:
             return
-        step, metrics = self.pending
-        fetched = jax.device_get(metrics)
-        self.pending = None
-        loss = fetched["optimised loss"][0]
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss of step {step} is {loss}: the run has diverged; nothing saved"
-            )
-        self.merged = merge(self.merged, fetched)
+        step, metrics, told = self._pending
+        self._pending = None
+        metrics, told = jax.device_get((metrics, told))
+        hooks.after(step, told)
+        self.merged = merge(self.merged or None, metrics)
+        stop, save, saving = (bool(count) for count in told.wishes)
+        self.stop |= stop
+        self.save = save and not saving
 
-    def close(self) -> dict[str, float]:
-        self.fetch()
-        out, self.merged = values(self.merged or {}), None
+    def close(self, hooks: Hooks) -> dict[str, float]:
+        """The row; the next one is empty."""
+        self.fetch(hooks)
+        out, self.merged = values(self.merged), {}
         return out
+
+    def to_json(self) -> dict[str, list[float]]:
+        """The open row, exact: a float32 survives its decimal form."""
+        return {name: [float(s), float(w)] for name, (s, w) in self.merged.items()}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> "Window":
+        """Inverse of `to_json`."""
+        return Window({n: (np.float32(s), np.float32(w)) for n, (s, w) in stored.items()})
 
 
 def train_loop(
     state: State,
-    train_step: Callable[[State, Any], tuple[State, Any]],
+    train_step: Callable[[State, Any, Any], tuple[State, Any, Told]],
     batches: Iterator[Batch],
     every: Every,
     hooks: Hooks,
-) -> tuple[State, Timing]:
-    """Trains from `state.step` to `every.steps`."""
-    timing, window = Timing(), _Window()
-    for step in range(int(state.step) + 1, every.steps + 1):
+    window: Window,
+) -> tuple[State, Timing, bool]:
+    """Trains from `state.step` to `every.steps`, or until any process is asked to stop.
+
+    Returns:
+      The state, saved; the timing; whether the job is to stop.
+    """
+    timing, start = Timing(), int(state.step)
+    # Stopped before its evaluation, a step is evaluated when the run goes on.
+    owed = start > 0 and every.due(every.evaluate, start) and not hooks.evaluated(start)
+    if owed and not hooks.evaluate(state):
+        return state, timing, True
+    for step in range(start + 1, every.steps + 1):
         began = time.monotonic()
         batch = next(batches)
         waited = time.monotonic() - began if state.step.is_ready() else 0.0
-        hooks.inspect(step, batch)
-        state, metrics = train_step(state, hooks.place(batch))
+        placed, wishes = hooks.before(step, batch)
+        state, metrics, told = train_step(state, placed, wishes)
         # Only now, with this step on its way, ask for the last one's numbers.
-        window.push(step, metrics)
+        window.push(step, metrics, told, hooks)
 
         log, evaluate, save = (every.due(i, step) for i in (every.log, every.evaluate, every.save))
         if timing.compile == 0.0:
             jax.block_until_ready(state.step)
             timing.compile = time.monotonic() - began
+            hooks.first()
         else:
             if log or evaluate or save:
                 jax.block_until_ready(state.step)
@@ -131,9 +171,15 @@ def train_loop(
             timing.wait += waited
         if log or evaluate or save:
             # Whatever is due, the row is closed: a run resumed from here opens the same next row.
-            hooks.log(step, window.close(), timing)
-        headline = hooks.evaluate(state) if evaluate else None
-        if save:
+            hooks.log(step, window.close(hooks), timing)
+        stop = window.stop
+        if evaluate and not stop:
+            stop = not hooks.evaluate(state)
+        if save or stop or window.save:
             # After the rows of this step are on disk: a checkpoint never knows less than the log.
-            hooks.save(state, headline)
-    return state, timing
+            window.fetch(hooks)
+            hooks.save(state, window.to_json(), timing)
+            window.save = False
+        if stop:
+            return state, timing, True
+    return state, timing, False

@@ -1,17 +1,18 @@
 """The plots of a working directory."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from weavejax.runtime.storage import Storage
+
 Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_scalars(
-    rows: Rows, kind: str, names: Mapping[str, str], path: Path, *, title: str, label: str
+    rows: Rows, kind: str, names: Mapping[str, str], path: Storage, *, title: str, label: str
 ) -> None:
     """Curves over steps.
 
@@ -32,7 +33,9 @@ def plot_scalars(
     _save(figure, path)
 
 
-def plot_histogram(groups: Mapping[str, np.ndarray], path: Path, *, title: str, label: str) -> None:
+def plot_histogram(
+    groups: Mapping[str, np.ndarray], path: Storage, *, title: str, label: str
+) -> None:
     """Densities of several groups over one another, on common bins."""
     figure, axes = _axes(title, label, "density")
     values = np.concatenate([np.ravel(v) for v in groups.values()])
@@ -55,6 +58,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Storage) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with path.open("wb") as file:  # which an object store can do as well
+        figure.savefig(file, dpi=120, format="png")

@@ -1,17 +1,93 @@
 """Where the numbers of a run go: `metrics.jsonl`, TensorBoard, and the terminal."""
 
 import json
+import math
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from weavejax.runtime.workdir import write_text
+from weavejax.runtime.storage import Storage, is_remote, write_text
+
+METRICS = "metrics.jsonl"
+REMOTE_SECONDS = 30.0  # between two writes of a file on an object store
+
+
+class Lines:
+    """JSON lines, appended; storage that fails for a while loses none of them and stops nothing.
+
+    Args:
+      path: of the file. An object store cannot append: there the whole file is written again, now
+        and then.
+      kept: rows to begin with, in place of what the file holds; None appends.
+    """
+
+    def __init__(self, path: Storage, kept: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self._path, self._waiting = path, b""
+        self._file: Any = None
+        self._failing = False
+        self._written = float("-inf")
+        if kept is None and is_remote(path):
+            kept = read_rows(path)
+        self._all = b"".join(map(_line, kept or ()))
+        if kept is not None and not is_remote(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, self._all.decode())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Appends a row; numbers that are not finite become null."""
+        self._waiting += _line(row)
+        if not is_remote(self._path) or time.monotonic() - self._written > REMOTE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting."""
+        try:
+            self._write()
+        except Exception as error:  # a disk that is full, a store that errors: try again next time
+            if not self._failing:
+                print(f"{self._path} cannot be written for now: {error}", file=sys.stderr)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        if is_remote(self._path):
+            self._path.write_bytes(self._all + self._waiting)
+            self._all += self._waiting
+            self._waiting = b""
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - lives with the run
+        end = self._file.tell()
+        written = 0
+        try:
+            while written < len(self._waiting):
+                written += self._file.write(self._waiting[written:])
+        except OSError:
+            self._file.truncate(end)  # no half lines
+            raise
+        self._waiting = b""
+
+    def close(self) -> None:
+        """Flushes."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+    return json.dumps(plain, allow_nan=False).encode() + b"\n"
 
 
 class MetricWriter:
@@ -22,31 +98,44 @@ class MetricWriter:
     depends on the machine.
 
     Args:
-      directory: the working directory.
+      directory: the working directory; on an object store there is no TensorBoard.
       start: step the run goes on from; later rows, left by a run that was killed after its last
         checkpoint, are dropped, since they will be written again.
     """
 
-    def __init__(self, directory: Path, *, start: int) -> None:
-        self._path = directory / "metrics.jsonl"
-        kept = [row for row in read_rows(self._path) if row["step"] <= start]
-        write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 - lives as long as the run
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+    def __init__(self, directory: Storage, *, start: int) -> None:
+        path = directory / METRICS
+        kept = [row for row in read_rows(path) if row["step"] <= start]
+        self._evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
+        self._lines = Lines(path, kept)
+        self._board = None
+        if not is_remote(directory):
+            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
 
     def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Appends one row."""
-        self._file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._lines.add({"step": step, "kind": kind, **scalars})
+        if self._board is None:
+            return
+        try:
+            for name, value in scalars.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            print(f"TensorBoard goes on without: {error}", file=sys.stderr, flush=True)
+            self._board = None
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the file held an evaluation of `step` when it was opened."""
+        return step in self._evaluated
 
     def close(self) -> None:
         """Flushes both."""
-        self._file.close()
-        self._board.close()
+        self._lines.close()
+        if self._board is not None:
+            self._board.close()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Storage) -> list[dict[str, Any]]:
     """Rows of a metrics file; a last line cut off by a kill is left out."""
     if not path.exists():
         return []
@@ -60,14 +149,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 class Terminal:
-    """Progress of a run: a bar with the time left on a terminal, a line now and then elsewhere."""
+    """Progress of a run: a bar with the time left on a terminal, a line now and then elsewhere.
 
-    def __init__(self, total: int, start: int) -> None:
-        self._console = Console(file=sys.stderr)
+    Args:
+      total: steps of the run.
+      start: step it goes on from.
+      quiet: says nothing (all processes of a job but one).
+    """
+
+    def __init__(self, total: int, start: int, *, quiet: bool = False) -> None:
+        self._console = Console(file=sys.stderr, quiet=quiet)
         self._total, self._start = total, start
         self._began = time.monotonic()
         self._bar: Progress | None = None
-        if self._console.is_terminal:
+        if self._console.is_terminal and not quiet:
             self._bar = Progress(
                 TextColumn("train {task.completed}/{task.total}"),
                 BarColumn(bar_width=16),

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from weavejax.ops.placement import on_mesh
 from weavejax.runtime import tree
-from weavejax.runtime.mesh import batch_sharding, replicated
+from weavejax.runtime.guard import check_guard, fresh, judge
+from weavejax.runtime.mesh import AXES, batch_sharding, replicated
 from weavejax.runtime.metrics import per_step
 from weavejax.runtime.optim import make_optimiser, schedule
 from weavejax.runtime.sharding import shardings
@@ -21,6 +23,8 @@ FROZEN_DTYPE = jnp.bfloat16
 class Trainable(Protocol):
     """What the runtime needs of a system (`weavejax.systems.base.System`)."""
 
+    @property
+    def batch_spec(self) -> Mapping[str, jax.ShapeDtypeStruct]: ...
     @property
     def init(self) -> Callable[[Array], Any]: ...
     @property
@@ -35,10 +39,11 @@ class State(NamedTuple):
     """Everything a run carries from step to step; random keys are folded from `step`.
 
     Attributes:
-      step: updates made so far, int32 [].
+      step: global batches seen so far, int32 []: all there is to the state of the data.
       params: all parameters, a nested dict.
       optimiser: optimiser state over the trainable ones, keyed by path.
       average: exponential moving average of the trainable ones by path; empty when off.
+      guard: what the guard remembers of the last steps (`runtime.guard`).
 
     The same tuple also carries the state's shapes or shardings.
     """
@@ -47,6 +52,30 @@ class State(NamedTuple):
     params: Any
     optimiser: Any
     average: Any
+    guard: Any
+
+
+class Told(NamedTuple):
+    """What a step tells every process alike.
+
+    Attributes:
+      accepted: whether the guard let the update through, bool [].
+      loss: as computed, float32 [].
+      norm: of the gradients, float32 [].
+      in_a_row: refused steps since the last accepted one, int32 [].
+      wishes: how many devices' processes say each of `WISHES`, int32 [3].
+    """
+
+    accepted: Any
+    loss: Any
+    norm: Any
+    in_a_row: Any
+    wishes: Any
+
+
+# What a process tells all others with its share of a batch: that it was asked to stop, that a save
+# has failed and it is time to try again, that a save is still under way.
+WISHES = ("stop", "save", "saving")
 
 
 class Layout(NamedTuple):
@@ -69,18 +98,19 @@ class Layout(NamedTuple):
     init: Callable[[Array], State]
 
 
-def lay_out(system: Trainable, optim: Any, steps: int, mesh: Mesh) -> Layout:
+def lay_out(system: Trainable, config: Any, mesh: Mesh) -> Layout:
     """Shapes and shardings of a run; nothing is computed or compiled yet.
 
     Args:
       system: whose parameters to lay out; frozen ones are kept in bfloat16.
-      optim: `config.optim`.
-      steps: length of the run.
+      config: its `optim`, `guard` and `steps`.
       mesh: of the devices.
 
     Raises:
-      UserError: an impossible optimiser or a sharding table that does not fit.
+      UserError: an impossible optimiser or guard, or a sharding table that does not fit.
     """
+    optim, steps = config.optim, config.steps
+    check_guard(config.guard)
 
     def initial_params(key: Array) -> Any:
         return tree.map_with_path(
@@ -94,15 +124,17 @@ def lay_out(system: Trainable, optim: Any, steps: int, mesh: Mesh) -> Layout:
         params = initial_params(key)
         trainable, _ = split(params, system.frozen)
         average = jax.tree.map(jnp.copy, trainable) if optim.average else {}
-        return State(jnp.zeros((), jnp.int32), params, optimiser.init(trainable), average)
+        zero = jnp.zeros((), jnp.int32)
+        guard = fresh(config.guard.window)
+        return State(zero, params, optimiser.init(trainable), average, guard)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
     placed = _state_shardings(shapes, optimiser, system, mesh)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
     )
-    fresh = jax.jit(init, out_shardings=placed)
-    return Layout(shapes, placed, abstract, optimiser, schedule(optim, steps), fresh)
+    made = jax.jit(init, out_shardings=placed)
+    return Layout(shapes, placed, abstract, optimiser, schedule(optim, steps), made)
 
 
 def evaluated_params(state: State) -> Any:
@@ -136,49 +168,87 @@ def _state_shardings(
             transform_non_params=lambda _: everywhere,
         ),
         average=trainable if shapes.average else {},
+        guard=jax.tree.map(lambda _: everywhere, shapes.guard),
     )
+
+
+def wishes_sharding(mesh: Mesh) -> NamedSharding:
+    """Of the wishes int32 [devices, 3]: each device holds its process's row."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def abstract_inputs(
+    system: Trainable, layout: Layout, mesh: Mesh
+) -> tuple[State, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """Shapes and shardings of everything the train step takes: (state, batch, wishes)."""
+    data = batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=data)
+        for name, leaf in system.batch_spec.items()
+    }
+    wishes = jax.ShapeDtypeStruct(
+        (mesh.size, len(WISHES)), jnp.int32, sharding=wishes_sharding(mesh)
+    )
+    return layout.abstract, batch, wishes
 
 
 def make_train_step(
-    system: Trainable,
-    layout: Layout,
-    mesh: Mesh,
-    *,
-    seed: int,
-    average_decay: float,
-) -> Callable[[State, Mapping[str, Array]], tuple[State, dict[str, Any]]]:
-    """(state, batch) → (state, metrics), jitted; the state is donated.
+    system: Trainable, layout: Layout, mesh: Mesh, config: Any
+) -> Callable[[State, Mapping[str, Array], Array], tuple[State, dict[str, Any], Told]]:
+    """(state, batch, wishes) → (state, metrics, told), jitted; the state is donated.
 
-    The random key of a step is a pure function of (seed, step), so resuming needs no key state.
+    The random key of a step is a pure function of (seed, step), so resuming needs no key state. A
+    step that the guard refuses counts as a step and changes nothing else but the guard; it has no
+    weight in the metrics. Wishes are summed over the devices on the way, so that all processes
+    learn of them with the same step and need no messages of their own.
     """
-    data: NamedSharding = batch_sharding(mesh)
+    decay = config.optim.average
+    loss_on_mesh = on_mesh(system.loss, mesh)  # keeps the batch split between the layers
 
-    def train_step(state: State, batch: Mapping[str, Array]) -> tuple[State, dict[str, Any]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def train_step(
+        state: State, batch: Mapping[str, Array], wishes: Array
+    ) -> tuple[State, dict[str, Any], Told]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         trainable, frozen = split(state.params, system.frozen)
 
         def loss_of(leaves: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
-            return system.loss(tree.unflatten({**leaves, **frozen}), batch, key, state.step)
+            return loss_on_mesh(tree.unflatten({**leaves, **frozen}), batch, key, state.step)
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+        norm = optax.tree.norm(grads)
+        accepted, guard = judge(config.guard, state.guard, loss, norm)
         updates, moments = layout.optimiser.update(grads, state.optimiser, trainable)
-        trainable = optax.apply_updates(trainable, updates)
+        updated = optax.apply_updates(trainable, updates)
         average = jax.tree.map(
-            lambda old, new: average_decay * old + (1.0 - average_decay) * new,
+            lambda old, new: decay * old + (1.0 - decay) * new,
             state.average,
-            trainable if state.average else {},
+            updated if state.average else {},
         )
+        rate = layout.learning_rate(state.guard.accepted)
         metrics = metrics | {
             "optimised loss": per_step(loss),
-            "gradient norm": per_step(optax.tree.norm(grads)),
-            "learning rate": per_step(layout.learning_rate(state.step)),
+            "gradient norm": per_step(norm),
+            "learning rate": per_step(rate),
         }
-        params = tree.unflatten({**trainable, **frozen})
-        return State(state.step + 1, params, moments, average), metrics
+        metrics = _where(accepted, metrics, jax.tree.map(jnp.zeros_like, metrics))
+        metrics["refused steps %"] = per_step(100.0 * (1.0 - accepted.astype(jnp.float32)))
+        new = State(
+            step=state.step + 1,
+            params=tree.unflatten({**_where(accepted, updated, trainable), **frozen}),
+            optimiser=_where(accepted, moments, state.optimiser),
+            average=_where(accepted, average, state.average),
+            guard=guard,
+        )
+        return new, metrics, Told(accepted, loss, norm, guard.in_a_row, wishes.sum(0))
 
+    everywhere = replicated(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(layout.placed, data),
-        out_shardings=(layout.placed, replicated(mesh)),
+        in_shardings=(layout.placed, batch_sharding(mesh), wishes_sharding(mesh)),
+        out_shardings=(layout.placed, everywhere, everywhere),
         donate_argnums=0,
     )
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

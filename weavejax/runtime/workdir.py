@@ -2,24 +2,25 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from weavejax.errors import UserError
+from weavejax.runtime.storage import Storage, storage, write_text
 
 CONFIG = "config.json"
 FREE_SECTION = "runtime"  # how a run is carried out, not what it computes: may differ on resume
 
 
-def check_workdir(path: str | Path, config: Any) -> Path:
+def check_workdir(path: str | Storage, config: Any) -> Storage:
     """The directory of a run, which may or may not exist; nothing is written.
 
     Raises:
       UserError: it holds a run of another config (the differing keys are named), or other files.
     """
-    directory = Path(path)
+    directory = storage(path)
     stored = directory / CONFIG
     if stored.exists():
         differing = [
@@ -38,7 +39,7 @@ def check_workdir(path: str | Path, config: Any) -> Path:
     return directory
 
 
-def open_workdir(path: str | Path, config: Any) -> Path:
+def open_workdir(path: str | Storage, config: Any) -> Storage:
     """Checks and creates the directory of a run, and keeps the config there.
 
     Called only when everything else was found in order, so that a mistake leaves nothing behind.
@@ -49,37 +50,39 @@ def open_workdir(path: str | Path, config: Any) -> Path:
     return directory
 
 
+def keep_compiled(directory: Storage) -> None:
+    """Compiled programs go to `compiled/` there, so that the next start need not compile again.
+
+    A directory that only its owner can write: whoever can write a program there can run it.
+    JAX_COMPILATION_CACHE_DIR names another one.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def _plain(config: Any) -> Any:
     """The config as JSON gives it back: tuples become lists."""
     return json.loads(config.to_json_best_effort())
 
 
-def read_config(path: str | Path) -> Any:
+def read_config(path: str | Storage) -> Any:
     """The locked config of an existing working directory."""
-    stored = Path(path) / CONFIG
-    if not stored.is_file():
+    stored = storage(path) / CONFIG
+    if not stored.exists():
         raise UserError(f"{path} is not a working directory: it holds no {CONFIG}")
     config = ConfigDict(read_json(stored))
     config.lock()
     return config
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Storage) -> Any:
     """Parses a JSON file; UserError when it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
