@@ -76,6 +76,7 @@ def _world() -> ConfigDict:
             "dataset": "datasets/foley_world",
             "options": {"train": 2048, "test": 256, "seed": 0},  # handed to the data set's builder
             "directory": "data",  # where prepared data sets are kept
+            "local": "data/remote",  # where a directory or root on gs:// or s3:// is copied to
             "cache": "data/decoded",  # decode each clip once; "" decodes at every use
             "root": "",  # files: the folder of media
             "captions": "",  # files: the caption file; "" looks for captions.{csv,tsv,jsonl} there

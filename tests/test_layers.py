@@ -24,9 +24,10 @@ LAYERS = {
     "diffusion": {"models", "ops", "errors"},
     "dials": {"models", "ops", "errors"},
     "systems": {"dials", "losses", "diffusion", "metrics", "models", "ops", "errors"},
-    "runtime": {"ops", "errors"},
-    "data": {"ops", "errors"},
-    "weights": {"ops", "errors"},
+    "storage": {"errors"},
+    "runtime": {"ops", "errors", "storage"},
+    "data": {"ops", "errors", "storage"},
+    "weights": {"ops", "errors", "storage"},
 }
 
 

@@ -1,6 +1,7 @@
 """What the doors share: from a config to data, tokenizer and evaluation."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from weavejax.data.sources import open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
+from weavejax.ops.placement import on_mesh
 from weavejax.runtime.mesh import (
     batch_rows,
     batch_sharding,
@@ -26,7 +28,7 @@ from weavejax.runtime.mesh import (
     put_batch,
     replicated,
 )
-from weavejax.runtime.storage import write_text
+from weavejax.storage import download, is_remote, storage, upload, write_text
 from weavejax.systems.base import System
 
 TOKENIZER = "tokenizer.json"
@@ -78,13 +80,14 @@ def open_data(config: Any, workdir: Path) -> Data:
     """
     data = config.data
     if data.source == "dataset":
-        directory = prepare_tfds(data.dataset, data.directory, data.options.to_dict())
+        directory = _prepared(data)
         train, test, held_out = open_tfds(directory, "train"), open_tfds(directory, "test"), True
     elif data.source == "files":
         if not data.root:
             raise UserError("data.root is empty: give the folder of clips, --config.data.root=DIR")
+        root = fetched(data.root, data.local)
         train, test = (
-            open_folder(data.root, data.captions, split=split, holdout=data.holdout)
+            open_folder(root, data.captions, split=split, holdout=data.holdout)
             for split in ("train", "test")
         )
         held_out = not {train.id(i) for i in range(len(train))} & {
@@ -100,6 +103,30 @@ def open_data(config: Any, workdir: Path) -> Data:
     return Data(
         train, test, held_out, example_spec(config), _tokenizer(config, train, workdir), data.cache
     )
+
+
+def fetched(place: str, local: str) -> Path:
+    """A folder of data on this machine: itself, or of an object store the copy below `local`."""
+    source = storage(place)
+    if not is_remote(source):
+        return source
+    copy = Path(local) / re.sub(r"[^A-Za-z0-9._-]+", "_", place)
+    download(source, copy, title=f"copying {place}")
+    return copy
+
+
+def _prepared(data: Any) -> Path:
+    """The prepared data set; one on an object store is copied from there, or there once made."""
+    place, options = storage(data.directory), data.options.to_dict()
+    if not is_remote(place):
+        return prepare_tfds(data.dataset, data.directory, options)
+    here = fetched(data.directory, data.local) if place.exists() else None
+    copy = here or Path(data.local) / re.sub(r"[^A-Za-z0-9._-]+", "_", data.directory)
+    directory = prepare_tfds(data.dataset, copy, options)
+    there = place / directory.relative_to(copy).as_posix()
+    if not (there / "dataset_info.json").exists():
+        upload(directory, there)
+    return directory
 
 
 def say_streams(source: Source, workdir: Path | None = None) -> None:
@@ -153,7 +180,7 @@ def make_embedding(
     data, everywhere = batch_sharding(mesh), replicated(mesh)
 
     def outputs(params: Any, inputs: Mapping[str, jax.Array], kept: Mapping[str, jax.Array]) -> Any:
-        return {**system.embed(params, inputs), **kept}
+        return {**on_mesh(system.embed, mesh)(params, inputs), **kept}
 
     embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
 

@@ -25,6 +25,7 @@ from weavejax.errors import UserError
 from weavejax.losses import SCORES
 from weavejax.restore import Trained, restore
 from weavejax.runtime import cli
+from weavejax.storage import storage
 
 FLAGS = {
     "workdir": "directory of a training run",
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("workdir", "clips"):
         if not values[name]:
             raise UserError(f"--{name} is missing; see --help")
-    workdir = Path(values["workdir"])
+    workdir = storage(values["workdir"])
     source = open_folder(values["clips"], values["captions"], split="all")
     assemble.say_streams(source)
     trained = restore(workdir, values["step"])

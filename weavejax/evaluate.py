@@ -8,25 +8,29 @@ the volumes, and the pairwise cosines; rewrites results.json, results.md and plo
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from weavejax import assemble, results
+from weavejax import assemble, compare, results
 from weavejax.errors import UserError
 from weavejax.restore import restore
 from weavejax.runtime import cli
+from weavejax.storage import storage
 
 FLAGS = {
     "workdir": "directory of a training run",
     "step": "which checkpoint: latest (default), best, or a step",
+    **compare.FLAGS,
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """Restores, embeds the evaluation clips, reports."""
+    if compare.wanted(argv):
+        compare.run(argv)
+        return
     values = cli.parse(argv, __doc__ or "", FLAGS, takes_config=False).values
     if not values["workdir"]:
         raise UserError("--workdir is missing, as in --workdir runs/gram; see --help")
-    workdir = Path(values["workdir"])
+    workdir = storage(values["workdir"])
     trained = restore(workdir, values["step"])
     data = assemble.open_data(trained.config, workdir)
     print(data.describe(), flush=True)

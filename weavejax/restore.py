@@ -9,8 +9,8 @@ from weavejax.errors import UserError
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import evaluated_params, lay_out
-from weavejax.runtime.storage import Storage
 from weavejax.runtime.workdir import read_config
+from weavejax.storage import Storage
 from weavejax.systems.base import System
 
 

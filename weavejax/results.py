@@ -9,7 +9,7 @@ import weavejax
 from weavejax.metrics.report import Report
 from weavejax.runtime.plots import plot_histogram, plot_scalars
 from weavejax.runtime.records import read_rows
-from weavejax.runtime.storage import write_text
+from weavejax.storage import write_text
 
 
 def scalars(reports: Mapping[str, Report]) -> dict[str, float]:
@@ -38,7 +38,7 @@ def write_results(
       facts: about this evaluation (step, data, time, …); they head both files.
     """
     facts = {"weavejax": weavejax.__version__, **facts}
-    content = {**facts, "results": scalars(reports)}
+    content = {**facts, "headline": headline, "results": scalars(reports)}
     write_text(workdir / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     head = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     write_text(workdir / "results.md", f"# Results\n\n{head}\n\n{markdown(reports)}")

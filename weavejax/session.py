@@ -25,8 +25,8 @@ from weavejax.runtime.mesh import batch_sharding, put_batch
 from weavejax.runtime.records import MetricWriter, Terminal
 from weavejax.runtime.signals import StopRequest
 from weavejax.runtime.step import State, Told, evaluated_params, wishes_sharding
-from weavejax.runtime.storage import Storage, write_text
 from weavejax.runtime.watchdog import Watchdog
+from weavejax.storage import Storage, write_text
 from weavejax.systems.base import System
 
 MEDIAN_OF = 50  # steps, for the watchdog's idea of an ordinary one

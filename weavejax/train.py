@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import jax
 
-from weavejax import assemble, results, systems
+from weavejax import assemble, results, sweep, systems
 from weavejax.data.pipeline import train_batches
 from weavejax.runtime import cli, cluster, manifest, sharding
 from weavejax.runtime.checkpoint import Checkpoints
@@ -28,19 +28,22 @@ from weavejax.runtime.mesh import batch_rows, check_batch, make_mesh
 from weavejax.runtime.records import duration
 from weavejax.runtime.signals import StopRequest
 from weavejax.runtime.step import evaluated_params, lay_out, make_train_step
-from weavejax.runtime.storage import write_text
 from weavejax.runtime.watchdog import Watchdog
 from weavejax.runtime.workdir import check_workdir, keep_compiled, open_workdir
 from weavejax.session import Session
+from weavejax.storage import write_text
 
 FLAGS = {
     "workdir": "directory of the run; default runs/<config name>",
+    **sweep.FLAGS,
     "cluster": f"how processes find each other: {', '.join(cluster.KINDS)}; default auto",
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """One run, top to bottom; whatever can be wrong with it is found before anything compiles."""
+    if (status := sweep.run(argv)) is not None:
+        sys.exit(status)
     began = time.monotonic()
     # 1. What is asked for, by whom.
     arguments = cli.parse(argv, __doc__ or "", FLAGS, takes_config=True)

@@ -19,7 +19,7 @@ from making_media import (
     tone,
 )
 
-from weavejax.data import decode, frames
+from weavejax.data import decode, frames, opening
 from weavejax.data.decode import DecodeError, decode_audio, decode_frames, probe
 
 
@@ -270,7 +270,7 @@ def test_missing_file_is_a_decode_error(tmp_path: Path) -> None:
 
 
 def test_absurd_sizes_and_lengths_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(DecodeError, match="64×48"):
         decode_frames(counting_movie(5), [0.0])
     for media in (sound_file(tone(2.0)), movie([numbered(0)] * 5, sound=tone(2.0))):

@@ -44,7 +44,7 @@ whats = st.builds(
     controls.What,
     optional_words,
     optional_words,
-    st.none() | st.lists(words, max_size=3).map(tuple),
+    st.none() | st.lists(st.sampled_from(["a.wav", "b/é 1.flac"]), max_size=3).map(tuple),
 )
 unit = st.floats(0, 1)
 boxes = st.tuples(unit, unit, unit, unit).map(

@@ -64,7 +64,7 @@ HloModule jit_step, num_partitions=8
 
 %started (g: f32[1,16]) -> f32[4,16] {
   %g = f32[1,16]{1,0} parameter(0)
-  ROOT %all-gather.1 = f32[4,16]{1,0} all-gather(%g), channel_id=9, replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  ROOT %all-gather.1 = f32[4,16]{1,0} all-gather(%g), channel_id=9, replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([2,4]T(1,0)) {'axis_1'}, dimensions={0}
 }
 
 %continued (g.1: f32[1,16]) -> f32[4,16] {

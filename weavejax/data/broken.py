@@ -1,13 +1,17 @@
 """The list of broken records of a run, and the budget that ends it."""
 
 import json
+import logging
+import os
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 from weavejax.data.clip import Source, record_name
 from weavejax.data.example import ExampleSpec, decode_clip
 from weavejax.errors import UserError
+from weavejax.storage import storage, write_text
 
+log = logging.getLogger(__name__)
 LISTED = 20  # how many ids the error names
 
 
@@ -22,15 +26,16 @@ class BrokenLog:
         from 0 to 1 a share of the source.
     """
 
-    def __init__(self, path: str | Path, budget: int | float) -> None:
+    def __init__(self, path: str | os.PathLike[str], budget: int | float) -> None:
         if budget < 0 or (isinstance(budget, float) and budget > 1):
             raise UserError(
                 f"the budget of broken clips is {budget}: give a count such as 10 or a share such "
                 "as 0.01"
             )
-        self._path, self._budget = Path(path), budget
+        self._path, self._budget = storage(path), budget
         self.records: dict[int, str] = {}
-        if self._path.is_file():
+        self._rows: list[dict[str, Any]] = []
+        if self._path.exists():
             for line in self._path.read_text().splitlines():
                 self._remember(line)
 
@@ -39,7 +44,8 @@ class BrokenLog:
             row = json.loads(line)
             self.records[int(row["record"])] = str(row["id"])
         except (json.JSONDecodeError, KeyError, TypeError):
-            return  # the last line of a run that was killed while writing it
+            return  # damaged: it will be found broken again
+        self._rows.append(row)
 
     def update(self, wanted: Iterable[int], index: Iterable[int], source: Source) -> list[str]:
         """Takes note of a batch.
@@ -65,15 +71,15 @@ class BrokenLog:
     def _append(self, record: int, source: Source) -> None:
         name = record_name(source, record)
         self.records[record] = name
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"record": record, "id": name, "reason": why_broken(source, record)}
-        with self._path.open("a+b") as file:
-            # After a kill in mid-line, start on a line of our own.
-            if file.tell():
-                file.seek(-1, 2)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write(json.dumps(row).encode() + b"\n")
+        self._rows.append({"record": record, "id": name, "reason": why_broken(source, record)})
+        lines = "".join(json.dumps(row) + "\n" for row in self._rows)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(
+                self._path, lines
+            )  # few and short: a store that cannot append takes them all
+        except OSError as error:  # storage that fails for a while must not end the run
+            log.warning("%s cannot be written for now: %s", self._path, error)
 
     def _check(self, total: int) -> None:
         share = isinstance(self._budget, float)

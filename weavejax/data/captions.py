@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,14 @@ from weavejax.errors import UserError
 COLUMNS = ("id", "video", "audio", "caption", "subtitle", "split")
 NAMES = ("captions.csv", "captions.tsv", "captions.jsonl")
 LISTED = 10  # how many missing files an error names
+
+# Bounds that no honest file meets: a hostile or broken one must fail fast, in little memory.
+MAX_FILE = 2**30  # bytes
+MAX_LINE = 2**20  # characters of a line of JSON; a CSV cell has at most 2^17 (the csv module's)
+MAX_CAPTIONS = 1000  # of one clip
+MAX_PATH = 1024  # characters
+MAX_ID = 1024
+SHOWN = 100  # characters of a faulty value that an error repeats
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ def find_table(root: Path, captions: str) -> Path | None:
             raise UserError(f"the caption file {captions} must be a .csv, .tsv or .jsonl")
         return file
     found = [root / name for name in NAMES if (root / name).is_file()]
+    check_inside(root, [file.name for file in found], str(root))
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UserError(f"{root} has several caption files ({names}): say which with captions=")
@@ -51,8 +60,10 @@ def read_table(file: Path, root: Path) -> list[Entry]:
 
     Raises:
       UserError: unknown columns, malformed or contradictory rows, missing files, paths that leave
-        the root.
+        the root (by symbolic links, too), or a file beyond all measure.
     """
+    if file.stat().st_size > MAX_FILE:
+        raise UserError(f"the caption file {file} has more than {MAX_FILE} bytes: split it")
     entries: dict[str, Entry] = {}
     for place, row in _rows(file):
         entry = _entry(row, f"{file.name}, {place}")
@@ -62,10 +73,12 @@ def read_table(file: Path, root: Path) -> list[Entry]:
     if not entries:
         raise UserError(f"the caption file {file} has no rows")
     media = {path for e in entries.values() for path in (e.video, e.audio) if path}
-    missing = sorted(path for path in media if not (root / path).is_file())
+    missing = sorted(path for path in media if not is_plain_file(root / path))
     if missing:
-        listed = ", ".join(missing[:LISTED]) + (", …" if len(missing) > LISTED else "")
+        listed = ", ".join(path[:SHOWN] for path in missing[:LISTED])
+        listed += ", …" if len(missing) > LISTED else ""
         raise UserError(f"{len(missing)} files named in {file} are not under {root}: {listed}")
+    check_inside(root, sorted(media), file.name)
     return list(entries.values())
 
 
@@ -81,17 +94,29 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _json_rows(lines: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise UserError(f"{file.name}, line {number} has more than {MAX_LINE} characters")
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise UserError(f"{file.name}, line {number} is not JSON: {error.msg}") from error
+        except (RecursionError, ValueError) as error:  # nesting, huge numbers, keys that repeat
+            reason = "too deep" if isinstance(error, RecursionError) else str(error).split(":")[0]
+            raise UserError(f"{file.name}, line {number} is not a plain row: {reason}") from error
         if not isinstance(row, dict):
             raise UserError(f"{file.name}, line {number} is not a JSON object")
         _check_columns(list(row), file)
         yield f"line {number}", row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands twice in it")
+    return row
 
 
 def _csv_rows(lines: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -115,10 +140,8 @@ def _csv_rows(lines: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_columns(names: list[str], file: Path) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
-        raise UserError(
-            f"{file} has unknown columns {', '.join(map(repr, unknown))}: allowed are "
-            f"{', '.join(COLUMNS)}"
-        )
+        shown = ", ".join(map(_shown, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
+        raise UserError(f"{file} has unknown columns {shown}: allowed are {', '.join(COLUMNS)}")
     if len(set(names)) < len(names):
         raise UserError(f"{file} names a column twice; give several captions as several rows")
     if not {"video", "audio"} & set(names):
@@ -131,10 +154,19 @@ def _entry(row: dict[str, Any], place: str) -> Entry:
     fields = {name: row.get(name) or "" for name in COLUMNS if name != "caption"}
     if not isinstance(captions, list | tuple) or not all(isinstance(c, str) for c in captions):
         raise UserError(f"{place}: caption must be a text or a list of texts")
+    if len(captions) > MAX_CAPTIONS:
+        raise UserError(f"{place}: {len(captions)} captions of one clip, at most {MAX_CAPTIONS}")
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise UserError(f"{place}: {name} must be a text, not {value!r}")
+            raise UserError(f"{place}: {name} must be a text, not {_shown(value)}")
         fields[name] = value.strip()
+    for text in (*captions, *fields.values()):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UserError(f"{place}: {_shown(text)} holds half a character (a lone surrogate)")
+    if len(fields["id"]) > MAX_ID:
+        raise UserError(
+            f"{place}: the id {_shown(fields['id'])} is longer than {MAX_ID} characters"
+        )
     for name in ("video", "audio"):
         if fields[name]:
             fields[name] = _inside(fields[name], place)
@@ -147,11 +179,46 @@ def _entry(row: dict[str, Any], place: str) -> Entry:
 
 
 def _inside(path: str, place: str) -> str:
-    """The path made plain; an error if it leaves the root. Symbolic links are the user's choice."""
+    """The path made plain; an error if it leaves the root or cannot be a path."""
+    if len(path) > MAX_PATH:
+        raise UserError(f"{place}: the path {_shown(path)} is longer than {MAX_PATH} characters")
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise UserError(f"{place}: the path {_shown(path)} holds a control character")
     plain = os.path.normpath(path)
     if os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
-        raise UserError(f"{place}: {path} leaves the data folder; paths are relative to it")
+        raise UserError(f"{place}: {path[:SHOWN]} leaves the data folder; paths are relative to it")
     return plain
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file of data: not a folder, pipe, socket or device."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name beyond what the file system takes, for one
+        return False
+
+
+def check_inside(root: Path, paths: Iterable[str], place: str) -> None:
+    """Refuses files below the root that are in truth, by symbolic links, outside of it."""
+    real_root = os.path.realpath(root)
+    folders: dict[str, str] = {}  # resolved once each: there may be millions of files
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(os.path.join(real_root, folder))
+        real = os.path.join(folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if os.path.commonpath([real_root, real]) != real_root:
+            raise UserError(
+                f"{place}: {path[:SHOWN]} is a symbolic link that leaves the data folder; copy "
+                "the file into it, or give the folder that holds both"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _merge(known: Entry, row: Entry, place: str) -> Entry:
@@ -161,6 +228,8 @@ def _merge(known: Entry, row: Entry, place: str) -> Entry:
                 f"{place}: clip {row.id!r} has {name} {getattr(row, name)!r} here and "
                 f"{getattr(known, name)!r} before"
             )
+    if len(known.captions) + len(row.captions) > MAX_CAPTIONS:
+        raise UserError(f"{place}: clip {row.id!r} has more than {MAX_CAPTIONS} captions")
     fresh = tuple(c for c in row.captions if c not in known.captions)
     return Entry(
         known.id, known.video, known.audio, known.captions + fresh, known.subtitle, known.split

@@ -4,9 +4,8 @@ Times are seconds from the first displayed frame of the chosen video stream; the
 file is moved, by padding or cutting its beginning, so that its sample 0 is that instant.
 """
 
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,21 @@ from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
 from weavejax.data.frames import FrameCursor, clockwise, displayed_shape, picture
-from weavejax.data.sound import libsndfile_reads, read_audio, read_sound_file, resample
+from weavejax.data.opening import Allowance, open_container, open_file, prepare, readable
+from weavejax.data.sound import libsndfile_reads, read_audio, read_sound_file
 
 MAX_SECONDS = 3600.0
+# What broken data leads to besides FFmpeg's own errors: numbers beyond 64 bits, divisions by a
+# rate of zero, memory that is refused.
+BROKEN = (
+    av.FFmpegError,
+    soundfile.SoundFileError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    ArithmeticError,
+    MemoryError,
+)
 
 __all__ = [
     "AudioInfo",
@@ -107,7 +118,7 @@ def _decoding() -> Iterator[None]:
         yield
     except DecodeError:
         raise
-    except (av.FFmpegError, OSError, soundfile.SoundFileError, ValueError, RuntimeError) as error:
+    except BROKEN as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DecodeError(reason) from error
 
@@ -119,34 +130,27 @@ class Media:
       media: the file's bytes, or its path.
 
     Raises:
-      DecodeError: empty, or no format FFmpeg knows.
+      DecodeError: empty, or not one of the formats that are read; see `opening`.
     """
 
     def __init__(self, media: bytes | str | Path) -> None:
-        self._media = media
-        self._container = self._open()
-        streams = self._container.streams
-        videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
-        self._video = _best(self._container, "video", videos)
-        self._audio = _best(self._container, "audio", list(streams.audio))
-        self._counts = (len(videos), len(streams.audio))
-
-    def _open(self) -> Any:
-        file: io.BytesIO | str
-        with _decoding():
-            if isinstance(self._media, bytes):
-                size, file = len(self._media), io.BytesIO(self._media)
-            else:
-                size, file = Path(self._media).stat().st_size, str(self._media)
-            if not size:
-                raise DecodeError("empty file")
-            return av.open(file)
+        self._allowance = Allowance()
+        with ExitStack() as undo, _decoding():
+            self._file = undo.enter_context(open_file(media))
+            self._container = undo.enter_context(open_container(self._file, self._allowance))
+            streams = self._container.streams
+            videos = [s for s in streams.video if not s.disposition & Disposition.attached_pic]
+            self._video = _best(self._container, "video", videos)
+            self._audio = _best(self._container, "audio", list(streams.audio))
+            self._counts = (len(videos), len(streams.audio))
+            undo.pop_all()
 
     def __enter__(self) -> "Media":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
+        self._file.close()
 
     @property
     def has_video(self) -> bool:
@@ -177,7 +181,7 @@ class Media:
 
     def _video_info(self) -> VideoInfo:
         stream = self._video
-        frame = FrameCursor(self._container, stream).at(0)
+        frame = FrameCursor(self._container, stream, self._allowance).at(0)
         height, width = displayed_shape(frame, stream)
         rate = stream.average_rate or stream.guessed_rate
         described = VideoInfo(
@@ -196,7 +200,7 @@ class Media:
         """Back to the very beginning: exact for every format, unlike a seek."""
         chosen = [None if s is None else s.index for s in (self._video, self._audio)]
         self._container.close()  # its streams must not be touched after this
-        self._container = self._open()
+        self._container = open_container(self._file, self._allowance)
         streams = self._container.streams
         self._video, self._audio = (None if i is None else streams[i] for i in chosen)
 
@@ -223,7 +227,7 @@ class Media:
     def _frames_at(
         self, times: Sequence[float], size: tuple[int, int] | None, crop: str
     ) -> np.ndarray:
-        cursor = FrameCursor(self._container, self._video)
+        cursor = FrameCursor(self._container, self._video, self._allowance)
         reformatter = VideoReformatter()
         pictures: list[np.ndarray | None] = [None] * len(times)
         last_frame, last_picture = None, None
@@ -244,11 +248,15 @@ class Media:
         stated = _stream_seconds(self._video)
         if stated:
             return stated
-        packets = [p for p in self._container.demux(self._video) if p.pts is not None]
-        ends = [packet.pts + (packet.duration or 0) for packet in packets]
-        starts = [packet.pts for packet in packets]
+        start = end = None
+        for packet in self._container.demux(self._video):
+            self._allowance.check_time()
+            if packet.pts is not None:
+                after = packet.pts + (packet.duration or 0)
+                start = packet.pts if start is None else min(start, packet.pts)
+                end = after if end is None else max(end, after)
         self._reopen()
-        return _seconds(max(ends) - min(starts), self._video) if packets else 0.0
+        return _seconds(end - start, self._video) if start is not None and end is not None else 0.0
 
     def audio(self, rate: int, *, limit: float = MAX_SECONDS) -> np.ndarray:
         """Decodes the sound to mono; see `decode_audio`."""
@@ -260,15 +268,19 @@ class Media:
             else:
                 origin = None
             self._reopen()  # frames may have been read before
-            wave, source_rate = read_audio(self._container, self._audio, origin, limit)
-            return resample(wave, source_rate, rate)
+            return read_audio(self._container, self._audio, origin, rate, limit, self._allowance)
 
 
 def _best(container: Any, kind: str, streams: list[Any]) -> Any:
-    """FFmpeg's choice of stream unless that is a cover picture; None when there is none."""
+    """FFmpeg's choice of stream unless that is a cover picture; None when there is none.
+
+    Streams whose codec is not read come last: only if there is no other is one chosen, so that the
+    clip counts as broken, not as silent or blind.
+    """
     best = container.streams.best(kind)
-    chosen = {s.index for s in streams}
-    return best if best is not None and best.index in chosen else next(iter(streams), None)
+    usable = [s for s in streams if readable(s)] or streams
+    preferred = [s for s in usable if best is not None and s.index == best.index]
+    return next(iter(preferred or usable), None)
 
 
 def _seconds(ticks: int | None, stream: Any) -> float:
@@ -280,6 +292,7 @@ def _stream_seconds(stream: Any) -> float | None:
 
 
 def _audio_info(stream: Any) -> AudioInfo:
+    prepare(stream)  # refuses what would not be decoded either
     context = stream.codec_context
     layout = context.layout.name  # WAV files need not say what their channels are for
     return AudioInfo(
@@ -351,8 +364,8 @@ def decode_audio(media: bytes | str | Path, rate: int, *, limit: float = MAX_SEC
       DecodeError: no audio stream, broken data, values that are not finite, or beyond the limit.
     """
     with _decoding():
-        wave = read_sound_file(media, limit) if libsndfile_reads(media) else None
+        wave = read_sound_file(media, rate, limit) if libsndfile_reads(media) else None
         if wave is not None:
-            return resample(*wave, rate)
+            return wave
     with Media(media) as opened:
         return opened.audio(rate, limit=limit)

@@ -9,9 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from weavejax.data.captions import Entry, find_table, read_table
+from weavejax.data.captions import (
+    Entry,
+    check_inside,
+    find_table,
+    is_plain_file,
+    read_table,
+)
 from weavejax.data.clip import Clip, DecodeError
 from weavejax.data.decode import Media, probe
+from weavejax.data.opening import read_file
 from weavejax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,8 +52,8 @@ class FolderSource:
         entry = self._entries[index]
         return Clip(
             id=entry.id,
-            video=(self._root / entry.video).read_bytes() if entry.video else b"",
-            audio=(self._root / entry.audio).read_bytes() if entry.audio else b"",
+            video=read_file(self._root / entry.video) if entry.video else b"",
+            audio=read_file(self._root / entry.audio) if entry.audio else b"",
             captions=entry.captions,
             subtitle=entry.subtitle,
         )
@@ -115,8 +122,12 @@ def open_folder(
       holdout: share of the clips in "test" when there is no `split` column; with 0 both splits are
         all the clips.
 
+    Nothing outside the folder is read, not through symbolic links either (the folder itself may be
+    one).
+
     Raises:
-      UserError: no such folder, nothing in it, a faulty caption file, or an empty split.
+      UserError: no such folder, nothing in it, a faulty caption file, a file that leads out of the
+        folder, or an empty split.
     """
     root = Path(root)
     if not root.is_dir():
@@ -157,9 +168,11 @@ def _scan(root: Path) -> list[Entry]:
     paths = sorted(
         path.relative_to(root)
         for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if is_plain_file(path)
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     candidates = [path for path in paths if path.suffix.lower() not in NOT_MEDIA]
+    check_inside(root, map(str, candidates), root.name)
     with ThreadPoolExecutor(PROBING_THREADS) as pool:
         roles = list(pool.map(lambda path: _role(root / path), candidates))
     entries = [

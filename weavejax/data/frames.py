@@ -7,23 +7,27 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
+from weavejax.data.opening import Allowance, check_size, prepare
 from weavejax.data.resize import bilinear, centre_window
 
-MAX_SIDE, MAX_PIXELS = 16384, 64 * 2**20
 SEEK_COST = 12  # a seek costs about as much as decoding this many frames
 BLIND_SEEK_SECONDS = 10.0  # without an index of key frames, seek only over gaps as long as this
 TRUNCATED_SECONDS = 0.5  # a stream that ends this much before its stated end is broken
 
 
 class FrameCursor:
-    """Walks a video stream in display order; seeks where that is cheaper, exactly."""
+    """Walks a video stream in display order; seeks where that is cheaper, exactly.
 
-    def __init__(self, container: Any, stream: Any) -> None:
-        context = stream.codec_context
-        check_size(context.width, context.height)
-        context.thread_type = "NONE"  # the loader is parallel over clips already
-        context.thread_count = 1
+    Args:
+      container: opened by PyAV.
+      stream: the video stream.
+      allowance: what may be decoded; default that of one file.
+    """
+
+    def __init__(self, container: Any, stream: Any, allowance: Allowance | None = None) -> None:
+        prepare(stream)
         self._container, self._stream = container, stream
+        self._allowance = allowance or Allowance()
         self._step = _frame_step(stream)
         self._frames = container.decode(stream)
         self._may_seek = True
@@ -50,7 +54,7 @@ class FrameCursor:
         frame = next(self._frames, None)
         if frame is None:
             return None
-        check_size(frame.width, frame.height)
+        self._allowance.picture(frame.width, frame.height)
         if frame.pts is None:  # streams without time stamps: constant rate
             guess = 0 if self._last_pts is None else self._last_pts + self._step
             frame.pts = frame.dts if frame.dts is not None else guess
@@ -93,12 +97,6 @@ class FrameCursor:
             raise DecodeError(f"the video breaks off after {have:.2f} s")
 
 
-def check_size(width: int, height: int) -> None:
-    """Refuses pictures beyond 16384 pixels a side or 64 Mpixel."""
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DecodeError(f"a picture of {width}×{height} pixels is too large")
-
-
 def _frame_step(stream: Any) -> int:
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     return max(1, round(1 / (rate * stream.time_base)))
@@ -110,9 +108,14 @@ def clockwise(frame: Any) -> int:
 
 
 def displayed_shape(frame: Any, stream: Any) -> tuple[float, float]:
-    """Height and width as displayed: pixel aspect applied to the stored width, then rotation."""
+    """Height and width as displayed: pixel aspect applied to the stored width, then rotation.
+
+    Raises:
+      DecodeError: an aspect that makes the picture vanish, or larger than `check_size` allows.
+    """
     aspect = stream.sample_aspect_ratio or Fraction(1)
     height, width = float(frame.height), float(frame.width * aspect)
+    check_size(width, height)
     return (width, height) if clockwise(frame) in (90, 270) else (height, width)
 
 

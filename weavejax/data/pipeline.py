@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grain
 import numpy as np
@@ -25,12 +25,13 @@ from absl import flags
 from tokenizers import Tokenizer
 
 from weavejax.data.cache import DecodedCache
-from weavejax.data.clip import Clip, DecodeError, Source, record_name
+from weavejax.data.clip import DecodeError, Source, record_name
 from weavejax.data.example import ExampleSpec, decode_clip, empty_example, sample_example
 from weavejax.data.order import example_rng, record_order, replacement
 from weavejax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Read = TypeVar("Read")
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -79,16 +80,19 @@ class ExampleLoader:
 
     def _sample(self, record: int, rng: np.random.Generator | None) -> Batch:
         if self.cache is not None:
-            decoded = self.cache.get(record, lambda: decode_clip(self._clip(record), self.spec))
-            captions, subtitle = self.source.text(record)
+            decoded = self.cache.get(record, lambda: self._decode(record))
+            captions, subtitle = self._read(record, self.source.text)
         else:
-            clip = self._clip(record)
+            clip = self._read(record, self.source.__getitem__)
             decoded, captions, subtitle = decode_clip(clip, self.spec), clip.captions, clip.subtitle
         return sample_example(decoded, captions, subtitle, self.spec, self.tokenizer, rng)
 
-    def _clip(self, record: int) -> Clip:
+    def _decode(self, record: int) -> dict[str, Any]:
+        return decode_clip(self._read(record, self.source.__getitem__), self.spec)
+
+    def _read(self, record: int, read: Callable[[int], Read]) -> Read:
         try:
-            return self.source[record]
+            return read(record)
         except Exception as error:  # each storage has its own way to report a broken record
             raise DecodeError(f"{type(error).__name__}: {error}") from error
 

@@ -1,6 +1,5 @@
 """Reading the samples of an audio stream or sound file as mono."""
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +8,112 @@ import soundfile
 import soxr
 
 from weavejax.data.clip import DecodeError
+from weavejax.data.opening import Allowance, check_sound, open_file, prepare
 
 TRUNCATED_SECONDS = 0.5  # a stream that ends this much before its stated end is broken
 GAP_SECONDS = 0.02  # time stamps this far from the running sample count are real gaps
+BLOCK = 2**17  # samples resampled at a time
+
+
+class MonoSink:
+    """Collects mono sound as it is decoded and resamples it on the way, in little memory.
+
+    By soxr's "HQ", which delays nothing; block by block gives the same bits as all at once.
+
+    Args:
+      source_rate: of what comes in, Hz.
+      rate: of the result, Hz.
+      limit: longest sound accepted, seconds.
+
+    Attributes:
+      length: samples put in so far.
+    """
+
+    def __init__(self, source_rate: int, rate: int, limit: float) -> None:
+        self.source_rate, self.length = source_rate, 0
+        self._limit = limit
+        self._waiting: list[np.ndarray] = []
+        self._waiting_length = 0
+        self._done: list[np.ndarray] = []
+        same = source_rate == rate
+        self._stream = None if same else soxr.ResampleStream(source_rate, rate, 1, quality="HQ")
+
+    def put(self, samples: np.ndarray) -> None:
+        """Adds float32 [S]; refuses what is beyond the limit or (in the end) not finite."""
+        self.check_length(len(samples))
+        self.length += len(samples)
+        self._waiting.append(samples)
+        self._waiting_length += len(samples)
+        if self._waiting_length >= BLOCK:
+            self._flush(last=False)
+
+    def put_silence(self, count: int) -> None:
+        """Adds zeros."""
+        self.check_length(count)
+        for start in range(0, count, BLOCK):
+            self.put(np.zeros(min(BLOCK, count - start), np.float32))
+
+    def check_length(self, more: int) -> None:
+        """Refuses `more` samples if they would lead beyond the limit."""
+        if self.length + more > self._limit * self.source_rate:
+            raise DecodeError(f"sound longer than the limit of {self._limit:g} s")
+
+    def _flush(self, last: bool) -> None:
+        empty = np.zeros(0, np.float32)
+        block = np.concatenate([empty, *self._waiting])
+        self._waiting, self._waiting_length = [], 0
+        if not np.isfinite(block).all():
+            raise DecodeError("the sound holds values that are not finite")
+        if self._stream is not None:
+            block = self._stream.resample_chunk(block, last=last)
+        self._done.append(block)
+
+    def result(self) -> np.ndarray:
+        """All of it at the rate asked for: float32 [S], contiguous."""
+        self._flush(last=True)
+        return np.concatenate(self._done)
 
 
 def read_audio(
-    container: Any, stream: Any, origin: float | None, limit: float
-) -> tuple[np.ndarray, int]:
-    """All samples of a stream as mono float32 [S], and their rate; `origin` becomes sample 0."""
-    pieces: list[np.ndarray] = []
-    rate, length = 0, 0
+    container: Any,
+    stream: Any,
+    origin: float | None,
+    rate: int,
+    limit: float,
+    allowance: Allowance,
+) -> np.ndarray:
+    """All samples of a stream as mono float32 [S] at `rate` Hz.
+
+    Args:
+      container: opened by PyAV, at its beginning.
+      stream: the audio stream.
+      origin: time of sample 0 in the file's own seconds; None for the first sample there is.
+      rate: of the result.
+      limit: longest sound accepted, seconds.
+      allowance: what may be decoded.
+    """
+    prepare(stream)
+    sink: MonoSink | None = None
     for frame in container.decode(stream):
+        allowance.samples(frame.samples, len(frame.layout.channels), frame.sample_rate)
         samples = _mono(frame)
-        if not rate:
-            rate = frame.sample_rate
+        if sink is None:
+            sink = MonoSink(frame.sample_rate, rate, limit)
             origin = _start(frame) if origin is None else origin
-        if frame.sample_rate != rate:
+        if frame.sample_rate != sink.source_rate:
             raise DecodeError("the sample rate changes within the stream")
         if frame.pts is not None and origin is not None:
-            gap = round((frame.pts * frame.time_base - origin) * rate) - length
-            if gap > 0 and (not pieces or gap > GAP_SECONDS * rate):
-                if length + gap > limit * rate:
-                    raise DecodeError(f"sound longer than the limit of {limit:g} s")
-                pieces.append(np.zeros(gap, np.float32))
-                length += gap
-            elif gap < 0 and (not length or -gap > GAP_SECONDS * rate):
+            offset = frame.pts * frame.time_base - origin
+            gap = round(offset * sink.source_rate) - sink.length
+            if gap > 0 and (not sink.length or gap > GAP_SECONDS * sink.source_rate):
+                sink.put_silence(gap)
+            elif gap < 0 and (not sink.length or -gap > GAP_SECONDS * sink.source_rate):
                 samples = samples[-gap:]
-        pieces.append(samples)
-        length += len(samples)
-        if length > limit * rate:
-            raise DecodeError(f"sound longer than the limit of {limit:g} s")
-    if not pieces:
+        sink.put(samples)
+    if sink is None:
         raise DecodeError("the audio stream holds no samples")
-    _check_audio_end(stream, origin or 0.0, length, rate)
-    return np.concatenate(pieces), rate
+    _check_audio_end(stream, origin or 0.0, sink.length, sink.source_rate)
+    return sink.result()
 
 
 def _start(frame: Any) -> float:
@@ -71,40 +141,36 @@ def _mono(frame: Any) -> np.ndarray:
     return samples.mean(axis=0, dtype=np.float32)
 
 
-def resample(wave: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
-    """Resamples mono sound float32 [S] by soxr's "HQ"; refuses values that are not finite."""
-    if not np.isfinite(wave).all():
-        raise DecodeError("the sound holds values that are not finite")
-    if source_rate != rate:
-        wave = soxr.resample(wave, source_rate, rate, quality="HQ")
-    return np.ascontiguousarray(wave, np.float32)
-
-
 def libsndfile_reads(media: bytes | str | Path) -> bool:
     """Whether the content (not the name) is FLAC or WAV, which libsndfile reads fastest."""
-    if isinstance(media, bytes):
-        head = media[:12]
-    else:
-        with open(media, "rb") as file:
-            head = file.read(12)
+    with open_file(media) as file:
+        head = file.read(12)
     return head[:4] == b"fLaC" or (head[:4] == b"RIFF" and head[8:] == b"WAVE")
 
 
-def read_sound_file(media: bytes | str | Path, limit: float) -> tuple[np.ndarray, int] | None:
-    """Mono samples and rate; None when libsndfile lacks the codec (FFmpeg may have it)."""
-    source = io.BytesIO(media) if isinstance(media, bytes) else str(media)
-    try:
-        file = soundfile.SoundFile(source)
-    except soundfile.LibsndfileError:
-        return None
-    with file:
-        if file.frames > limit * file.samplerate:
-            raise DecodeError(f"sound longer than the limit of {limit:g} s")
-        samples = file.read(dtype="float32", always_2d=True)
-        if not file.frames or len(samples) < file.frames:
-            raise DecodeError(f"the sound breaks off after {len(samples)} samples")
-        # Channel by channel: NumPy's mean over a short last axis is many times slower.
-        total = samples[:, 0].copy()
-        for channel in range(1, samples.shape[1]):
-            total += samples[:, channel]
-        return total / np.float32(samples.shape[1]), file.samplerate
+def read_sound_file(media: bytes | str | Path, rate: int, limit: float) -> np.ndarray | None:
+    """Mono samples at `rate` Hz; None when libsndfile lacks the codec (FFmpeg may have it)."""
+    allowance = Allowance()
+    with open_file(media) as opened:
+        try:
+            file = soundfile.SoundFile(opened)
+        except soundfile.LibsndfileError:
+            return None
+        with file:
+            check_sound(file.samplerate, file.channels)
+            sink = MonoSink(file.samplerate, rate, limit)
+            sink.check_length(file.frames)
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                allowance.samples(len(block), file.channels, file.samplerate)
+                sink.put(_mean(block))
+            if not file.frames or sink.length < file.frames:
+                raise DecodeError(f"the sound breaks off after {sink.length} samples")
+    return sink.result()
+
+
+def _mean(block: np.ndarray) -> np.ndarray:
+    """Of the channels of [S, C]. One by one: NumPy's mean over a short axis is many times slower."""
+    total = block[:, 0].copy()
+    for channel in range(1, block.shape[1]):
+        total += block[:, channel]
+    return total / np.float32(block.shape[1])

@@ -1,6 +1,8 @@
 """Clips of a prepared TFDS directory (ArrayRecord files, read without TensorFlow)."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import importlib
 import inspect
@@ -8,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -104,14 +106,10 @@ def prepare_tfds(folder: str | Path, data_dir: str | Path, options: dict[str, An
     Raises:
       UserError: not a data-set folder, an option it does not know, or a full disk.
     """
-    module = _data_set_module(Path(folder))
-    accepted = inspect.signature(module.builder).parameters
-    unknown = sorted(set(options) - set(accepted))
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        have = ", ".join(name for name in accepted if name != "data_dir")
-        raise UserError(f"{folder} has no option {', '.join(unknown)}: it has {have}")
-    builder = module.builder(data_dir=str(data_dir), **options)
-    if not builder.is_prepared():
+    builder = make_builder(folder, data_dir, options)
+    with _alone(Path(data_dir)):
+        if builder.is_prepared():
+            return Path(str(builder.data_dir))
         try:
             builder.download_and_prepare(file_format="array_record")
         except Exception as error:
@@ -119,6 +117,26 @@ def prepare_tfds(folder: str | Path, data_dir: str | Path, options: dict[str, An
                 raise
             raise UserError(_full_disk_line(Path(data_dir))) from error
     return Path(str(builder.data_dir))
+
+
+def make_builder(folder: str | Path, data_dir: str | Path, options: dict[str, Any]) -> Any:
+    """The TFDS builder of a data-set folder; nothing is prepared. As `prepare_tfds` otherwise."""
+    module = _data_set_module(Path(folder))
+    accepted = inspect.signature(module.builder).parameters
+    unknown = sorted(set(options) - set(accepted))
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        have = ", ".join(name for name in accepted if name != "data_dir")
+        raise UserError(f"{folder} has no option {', '.join(unknown)}: it has {have}")
+    return module.builder(data_dir=str(data_dir), **options)
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Only one process of a host prepares; the others wait here and find it done."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with open(data_dir / ".preparing", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _data_set_module(folder: Path) -> ModuleType:

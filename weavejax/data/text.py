@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 
 from weavejax.errors import UserError
+from weavejax.storage import storage
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -59,8 +60,8 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
     """Loads a BERT-style tokenizer.
 
     Args:
-      path_or_name: a `tokenizer.json`, a directory with one or with a `vocab.txt`, or a name on
-        the Hugging Face hub such as `bert-base-uncased`.
+      path_or_name: a `tokenizer.json` (gs:// and s3:// as well), a directory with one or with a
+        `vocab.txt`, or a name on the Hugging Face hub such as `bert-base-uncased`.
 
     Raises:
       UserError: not found, or without [CLS], [SEP] and [PAD] = 0.
@@ -69,7 +70,9 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
     file = path / "tokenizer.json" if path.is_dir() else path
     vocabulary = path / "vocab.txt"
     try:
-        if file.is_file():
+        if "://" in str(path_or_name):
+            tokenizer = Tokenizer.from_str(storage(str(path_or_name)).read_text())
+        elif file.is_file():
             tokenizer = Tokenizer.from_file(str(file))
         elif vocabulary.is_file():
             tokens = vocabulary.read_text(encoding="utf-8").splitlines()

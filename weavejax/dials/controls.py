@@ -59,7 +59,7 @@ Box = tuple[float, float, float, float]
 Projection = Literal["pinhole", "equirectangular"]
 
 # Bounds that no honest file meets: a hostile or broken one must fail fast, in little memory.
-MAX_CHARACTERS = 64 * 2**20
+MAX_CHARACTERS = 16 * 2**20
 MAX_DURATION = 24 * 3600.0
 MAX_EVENTS = 1_000_000
 MAX_TRACKS = 1_000
@@ -109,7 +109,10 @@ class When:
 
 @dataclass(frozen=True)
 class What:
-    """The what dial: meaning, in words or by reference."""
+    """The what dial: meaning, in words or by reference.
+
+    `references` are files in the folder of the controls file or below it.
+    """
 
     caption: str | None = None
     subtitle: str | None = None
@@ -300,7 +303,7 @@ def _what(reader: Reader) -> What:
     return What(
         reader.part("caption", Reader.text),
         reader.part("subtitle", Reader.text),
-        reader.part("references", lambda r: tuple(each.text() for each in r.items(MAX_WORDS))),
+        reader.part("references", lambda r: tuple(each.file_path() for each in r.items(MAX_WORDS))),
     )
 
 
@@ -344,7 +347,7 @@ def _view(reader: Reader, duration: float) -> View:
     projection = reader["projection"].text()
     if projection not in ("pinhole", "equirectangular"):
         raise ControlsError(
-            f"{reader.path}.projection: '{projection}' is neither pinhole nor equirectangular"
+            f"{reader.path}.projection: {projection[:40]!r} is neither pinhole nor equirectangular"
         )
     widest = 179.0 if projection == "pinhole" else 360.0
     times = _times(reader, duration)

@@ -16,6 +16,7 @@ import numpy as np
 from weavejax.dials.controls_reader import ControlsError, Reader
 
 MAX_VALUES = 64 * 2**20
+MAX_TEXT = 16 * 2**20  # characters of the packed data
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Depth:
         if far <= near:
             raise ControlsError(f"{reader['far'].path}: must be more than near ({near:g} m)")
         fps = reader["fps"].number(1e-3, 1e4)
-        depth = Depth((sides[0], sides[1], sides[2]), fps, near, far, reader["data"].text())
+        depth = Depth((sides[0], sides[1], sides[2]), fps, near, far, reader["data"].text(MAX_TEXT))
         depth._bytes(reader["data"].path)
         return depth
 

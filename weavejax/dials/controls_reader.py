@@ -4,11 +4,15 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 from weavejax.errors import UserError
 
 T = TypeVar("T")
+
+MAX_TEXT = 10_000  # characters of a label, caption, subtitle or path
+MAX_PATH = 1_024
 
 
 class ControlsError(UserError, ValueError):
@@ -37,7 +41,7 @@ class Reader:
         for key in self.value:
             if key not in known:
                 names = ", ".join(sorted(known))
-                raise ControlsError(f"{self.path}: unknown key '{key[:40]}' (known: {names})")
+                raise ControlsError(f"{self.path}: unknown key {key[:40]!r} (known: {names})")
 
     def __getitem__(self, key: str) -> "Reader":
         place = f"{self.place}.{key}" if self.place else key
@@ -53,10 +57,25 @@ class Reader:
         values = self._list(most)
         return [Reader(value, f"{self.place}[{k}]") for k, value in enumerate(values)]
 
-    def text(self) -> str:
+    def text(self, most: int = MAX_TEXT) -> str:
         if not isinstance(self.value, str):
             raise ControlsError(f"{self.path}: must be text, is {_kind(self.value)}")
+        if len(self.value) > most:
+            raise ControlsError(f"{self.path}: has {len(self.value)} characters, at most {most}")
+        if any("\ud800" <= character <= "\udfff" for character in self.value):
+            raise ControlsError(f"{self.path}: holds half a character (a lone surrogate)")
         return self.value
+
+    def file_path(self) -> str:
+        """A file's path relative to the folder of the controls file, which it does not leave."""
+        path = self.text(MAX_PATH)
+        if not path.strip() or not path.isprintable():
+            raise ControlsError(f"{self.path}: {path[:40]!r} is not the name of a file")
+        # Both kinds of systems: what stays inside here must not lead out elsewhere.
+        for flavour in (PurePosixPath(path), PureWindowsPath(path)):
+            if flavour.is_absolute() or flavour.drive or flavour.root or ".." in flavour.parts:
+                raise ControlsError(f"{self.path}: {path[:40]!r} leaves the folder")
+        return path
 
     def integer(self, low: int, high: int) -> int:
         if type(self.value) is not int or not low <= self.value <= high:

@@ -8,20 +8,22 @@ Nothing is deleted before a newer checkpoint has its manifest.
 
 import json
 import re
-import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
 from weavejax.errors import UserError
 from weavejax.runtime import cluster, manifest, tree
 from weavejax.runtime.step import State
-from weavejax.runtime.storage import Storage, is_remote, write_text
+from weavejax.storage import Storage, download, is_remote, remove, upload, write_text
 
 SCORES = "scores.json"
 MOST_PATIENCE = 600.0  # seconds between two attempts to save
@@ -55,6 +57,11 @@ class Checkpoints:
         read_only: bool = False,
     ) -> None:
         self.directory = directory if is_remote(directory) else directory.absolute()
+        # Orbax writes to local paths and gs://; for any other store, by way of a local directory.
+        self._stage: Path | None = None
+        if is_remote(directory) and not str(directory).startswith("gs://"):
+            self._stage = Path(tempfile.mkdtemp(prefix="weavejax-checkpoints-"))
+        self._saves = 0
         self._keep, self._origin = keep, dict(origin or {})
         self._retry, self._alarm, self._timeout = retry, alarm, timeout
         self._read_only = read_only
@@ -70,7 +77,8 @@ class Checkpoints:
         rename = ocp.path.atomicity.AtomicRenameTemporaryPath
         commit = ocp.path.atomicity.CommitFileTemporaryPath  # object stores cannot rename
         return ocp.AsyncCheckpointer(
-            ocp.StandardCheckpointHandler(),
+            # Merging the processes' files into one store takes a directory that they share.
+            ocp.StandardCheckpointHandler(use_ocdbt=self._stage is None),
             async_options=ocp.options.AsyncOptions(timeout_secs=int(self._timeout)),
             temporary_path_class=commit if is_remote(self.directory) else rename,
         )
@@ -155,6 +163,7 @@ class Checkpoints:
           window: JSON to keep beside it: metrics of the steps that are not in the log yet.
         """
         self._join()
+        self._saves += 1
         step = int(state.step)
         stored = serialization.to_state_dict(state)
         facts = {
@@ -169,7 +178,7 @@ class Checkpoints:
             if cluster.primary():
                 self.directory.mkdir(parents=True, exist_ok=True)
                 self._marker(step).write_text("")
-            self._orbax.save(self._path(step), args=ocp.args.StandardSave(stored))
+            self._orbax.save(self._place(step), args=ocp.args.StandardSave(stored))
         except Exception as error:  # storage fails in many ways, none of which may end the run
             self._failed(error)
             return
@@ -179,6 +188,10 @@ class Checkpoints:
     def _commit(self, step: int, facts: Mapping[str, Any]) -> None:
         try:
             self._orbax.wait_until_finished()
+            if self._stage is not None:
+                upload(self._place(step), self._path(step))
+                remove(self._place(step))
+                cluster.barrier(f"save {self._saves} uploaded", self._timeout)
             if cluster.primary():
                 manifest.write(self._path(step), facts)
                 self._marker(step).unlink(missing_ok=True)
@@ -246,6 +259,8 @@ class Checkpoints:
         """Waits for saves under way."""
         self._join()
         self._orbax.close()
+        if self._stage is not None:
+            remove(self._stage)
 
     # Keeping.
 
@@ -276,7 +291,7 @@ class Checkpoints:
     def _prune(self) -> None:
         kept = {*self.steps()[-self._keep :], self.best_step()}
         for step in set(self.steps()) - kept:
-            _remove(self._path(step))
+            remove(self._path(step))
 
     def _tidy(self) -> None:
         """Removes what unfinished saves left behind."""
@@ -289,8 +304,8 @@ class Checkpoints:
             if step is None:
                 continue
             if not (self.directory / step[1] / manifest.NAME).exists():
-                _remove(self.directory / step[1])
-            _remove(self.directory / name)
+                remove(self.directory / step[1])
+            remove(self.directory / name)
 
     # Restoring.
 
@@ -317,7 +332,7 @@ class Checkpoints:
         if refused:
             raise UserError(f"checkpoint {self._path(step)} does not fit: {'; '.join(refused)}")
         if not wrong:
-            found = self._orbax.restore(self._path(step), args=ocp.args.StandardRestore(wanted))
+            found = self._orbax.restore(self._local(step), args=ocp.args.StandardRestore(wanted))
             return serialization.from_state_dict(abstract, found)
         print(f"taken in part: {'; '.join(wrong.values())}", file=sys.stderr, flush=True)
         fitting = {path: x for path, x in tree.flatten(wanted).items() if path not in wrong}
@@ -326,21 +341,34 @@ class Checkpoints:
         return serialization.from_state_dict(abstract, merged)
 
     def _metadata(self, step: int) -> Any:
-        metadata = self._orbax.metadata(self._path(step)).item_metadata
+        metadata = self._orbax.metadata(self._local(step)).item_metadata
         return getattr(metadata, "tree", metadata)
 
     def _read_some(self, step: int, wanted: Any) -> Any:
         how = ocp.checkpoint_utils.construct_restore_args(wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return reader.restore(self._path(step), args=args)
+            return reader.restore(self._local(step), args=args)
 
     def restore_raw(self, step: int) -> Any:
         """The stored nested dict of `step` as it is, on this process' first device."""
-        return self._orbax.restore(self._path(step))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return self._orbax.restore(
+            self._local(step), args=ocp.args.StandardRestore(fallback_sharding=here)
+        )
 
     def _path(self, step: int) -> Storage:
         return self.directory / str(step)
+
+    def _place(self, step: int) -> Storage:
+        """Where Orbax writes it."""
+        return self._path(step) if self._stage is None else self._stage / str(step)
+
+    def _local(self, step: int) -> Storage:
+        """Where Orbax reads it."""
+        if self._stage is not None:
+            download(self._path(step), self._place(step))
+        return self._place(step)
 
     def _marker(self, step: int) -> Storage:
         return self.directory / f"{step}.saving"
@@ -348,17 +376,6 @@ class Checkpoints:
 
 def _brief(wrong: Sequence[str], most: int = 3) -> str:
     return "; ".join(wrong[:most]) + (f"; and {len(wrong) - most} more" if wrong[most:] else "")
-
-
-def _remove(path: Storage) -> None:
-    if not path.exists():
-        return
-    if is_remote(path):
-        path.rmtree() if path.is_dir() else path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _mismatches(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, str]:

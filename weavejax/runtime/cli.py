@@ -42,9 +42,10 @@ def launch(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door's `main(argv)`; errors that users can mend become one line and exit status 2."""
     # Grain's worker processes refuse to start before absl's flags are parsed.
     flags.FLAGS.mark_as_parsed()
-    # Our own lines are for users; Orbax and TFDS remark on what we chose. absl was there first.
+    # Our own lines are for users; Orbax and TFDS remark on what we chose, and print a page of
+    # traceback for every failed save, which we report in a line. absl was there first.
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     try:
         main(sys.argv[1:])
     except UserError as error:

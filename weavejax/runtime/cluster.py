@@ -78,7 +78,7 @@ def find_place(kind: str = "auto") -> Place | None:
     count, number = found.get_process_count(), found.get_process_id()
     if count == 1:
         return None
-    address = found.get_coordinator_address(
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS") or found.get_coordinator_address(
         timeout_secs=int(START_SECONDS),
         override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
     )
@@ -147,7 +147,8 @@ def _refuse_loopback(place: Place) -> None:
     if all(str(each).startswith("127.") or each == "::1" for each in resolved):
         raise UserError(
             f"the coordinator {host} resolves to {', '.join(map(str, sorted(resolved)))} here, which "
-            f"other hosts cannot reach: set {ADDRESS} to an address of process 0 that they can"
+            f"other hosts cannot reach: give an address of process 0 that they can, as "
+            f"host:port in {ADDRESS if place.how == 'env' else 'JAX_COORDINATOR_ADDRESS'}"
         )
 
 

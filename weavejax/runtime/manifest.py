@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from weavejax.runtime import tree
-from weavejax.runtime.storage import Storage, write_text
+from weavejax.storage import Storage, write_text
 
 NAME = "manifest.json"
 PACKAGES = ("weavejax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

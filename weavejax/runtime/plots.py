@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from weavejax.runtime.storage import Storage
+from weavejax.storage import Storage
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
-from weavejax.runtime.storage import Storage, is_remote, write_text
+from weavejax.runtime.board import Board
+from weavejax.storage import Storage, is_remote, write_text
 
 METRICS = "metrics.jsonl"
 REMOTE_SECONDS = 30.0  # between two writes of a file on an object store
@@ -72,6 +72,7 @@ class Lines:
                 written += self._file.write(self._waiting[written:])
         except OSError:
             self._file.truncate(end)  # no half lines
+            self._file.seek(end)
             raise
         self._waiting = b""
 
@@ -108,21 +109,15 @@ class MetricWriter:
         kept = [row for row in read_rows(path) if row["step"] <= start]
         self._evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
         self._lines = Lines(path, kept)
-        self._board = None
-        if not is_remote(directory):
-            self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+        remote = is_remote(directory)
+        self._board = None if remote else Board(directory / "tensorboard", start=start)
 
     def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Appends one row."""
         self._lines.add({"step": step, "kind": kind, **scalars})
-        if self._board is None:
-            return
-        try:
-            for name, value in scalars.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
-        except OSError as error:
-            print(f"TensorBoard goes on without: {error}", file=sys.stderr, flush=True)
-            self._board = None
+        if self._board is not None:
+            named = {f"{kind}/{name}": value for name, value in scalars.items()}
+            self._board.add(step, named, time.time())
 
     def evaluated(self, step: int) -> bool:
         """Whether the file held an evaluation of `step` when it was opened."""

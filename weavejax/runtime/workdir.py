@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from weavejax.errors import UserError
-from weavejax.runtime.storage import Storage, storage, write_text
+from weavejax.storage import Storage, is_remote, storage, write_text
 
 CONFIG = "config.json"
-FREE_SECTION = "runtime"  # how a run is carried out, not what it computes: may differ on resume
+# How a run is carried out and where its data lie, not what it computes: may differ on resume.
+FREE = re.compile(r"runtime\.|data\.(directory|local|cache|root)$|model\..*\.remat$")
 
 
 def check_workdir(path: str | Storage, config: Any) -> Storage:
@@ -26,7 +29,7 @@ def check_workdir(path: str | Storage, config: Any) -> Storage:
         differing = [
             f"{key} {old} there, {new} here"
             for key, (old, new) in _differences(read_json(stored), _plain(config)).items()
-            if key.split(".")[0] != FREE_SECTION
+            if not FREE.match(key)
         ]
         if differing:
             raise UserError(
@@ -53,11 +56,13 @@ def open_workdir(path: str | Storage, config: Any) -> Storage:
 def keep_compiled(directory: Storage) -> None:
     """Compiled programs go to `compiled/` there, so that the next start need not compile again.
 
-    A directory that only its owner can write: whoever can write a program there can run it.
-    JAX_COMPILATION_CACHE_DIR names another one.
+    Of a run on an object store they go to `~/.cache/weavejax/compiled`. Whoever can write a program
+    there can run it: the directory is its owner's. JAX_COMPILATION_CACHE_DIR names another one.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(directory / "compiled"))
+        place = Path.home() / ".cache/weavejax" if is_remote(directory) else directory
+        (place / "compiled").mkdir(parents=True, exist_ok=True, mode=0o700)
+        jax.config.update("jax_compilation_cache_dir", str(place / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -1,0 +1,53 @@
+"""The train door with a fault in one process: `python faulty.py …flags of weavejax.train`.
+
+FAULT="kind:step" takes effect in process FAULT_PROCESS (default 1) when that step is about to run:
+raise, sleep, and nan (the batch's sound becomes NaN for three steps). Without FAULT it is the door
+itself, but that every process keeps its compiled programs, which JAX leaves to process 0: on CPU they
+differ between processes, and the tests start many jobs.
+"""
+
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+from jax._src import compiler, distributed
+
+from weavejax import train
+from weavejax.runtime import cli
+from weavejax.session import Session
+
+
+class AsFirst:
+    """JAX's global state, but for the number of this process."""
+
+    process_id = 0
+
+    def __getattr__(self, name):
+        return getattr(distributed.global_state, name)
+
+
+compiler.distributed = SimpleNamespace(global_state=AsFirst())
+KIND, _, STEP = os.environ.get("FAULT", "none:0").partition(":")
+honest = Session.before
+
+
+def before(self, step, batch):
+    """As the session does, with the fault."""
+    here = jax.process_index() == int(os.environ.get("FAULT_PROCESS", "1"))
+    if KIND == "nan" and here and int(STEP) <= step < int(STEP) + 3:
+        batch = {**batch, "audio": np.full_like(batch["audio"], np.nan)}
+    elif KIND == "raise" and here and step == int(STEP):
+        raise ValueError("a fault for the test")
+    elif KIND == "sleep" and here and step == int(STEP):
+        time.sleep(600)
+    return honest(self, step, batch)
+
+
+Session.before = before
+
+if __name__ == "__main__":
+    sys.argv[0] = "weavejax.train"
+    cli.launch(train.main)

@@ -1,0 +1,33 @@
+"""The same global batches and losses on any number of processes and any mesh."""
+
+import pytest
+from jobs import Job, assert_near_run, final_state, step_of
+
+
+@pytest.mark.parametrize(
+    ("processes", "mesh"),
+    [
+        (1, ("--config.runtime.mesh.data=2", "--config.runtime.mesh.model=2")),
+        # The model axis lies across processes here: pairs of them hold the same clips.
+        (4, ("--config.runtime.mesh.data=2", "--config.runtime.mesh.model=2")),
+    ],
+)
+def test_any_number_of_processes_trains_alike(flags, compiled, whole, tmp_path, processes, mesh):
+    with Job(processes, tmp_path, compiled, *flags, *mesh, "--workdir", tmp_path / "run") as job:
+        job.done()
+    assert_near_run(whole, tmp_path / "run")
+
+
+def test_a_run_stops_on_two_processes_and_goes_on_on_one(flags, compiled, whole, tmp_path):
+    workdir = tmp_path / "run"
+    with Job(2, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+        job.until(lambda: step_of(workdir) >= 4)
+        job.signal(0)
+        job.done(75)
+    step, stored = final_state(workdir)
+    assert 4 <= step < 12
+    assert stored["step"] == step  # all there is of the state of the data
+    with Job(1, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+        job.done()
+        assert f"resumed from the checkpoint of step {step}" in job.log(0)
+    assert_near_run(whole, workdir)

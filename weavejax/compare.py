@@ -1,0 +1,147 @@
+"""Several runs in one table: `python -m weavejax.evaluate --compare DIR…`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from matplotlib.figure import Figure
+
+from weavejax.errors import UserError
+from weavejax.grouping import (
+    HEADLINE,
+    LEVEL,
+    REVERSE,
+    Column,
+    Group,
+    choose_metrics,
+    find_runs,
+    group_runs,
+    make_column,
+    read_runs,
+)
+from weavejax.metrics.interval import Interval
+from weavejax.storage import write_text
+
+FLAGS = {
+    "compare": "DIR…: runs, or folders of runs, to put into one table; writes compare.md/json/png",
+    "metrics": "of --compare, names in results.json, with * and commas; default headline,reverse",
+    "across": "of --compare, data keys (data.options.train, …) that are meant to differ",
+    "out": "of --compare, where to write; default the folder that holds the runs",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def wanted(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for a comparison."""
+    return any(a.split("=")[0] == "--compare" for a in argv) and not {"--help", "-h"} & set(argv)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Reads the runs, prints the table, writes compare.md, compare.json and compare.png.
+
+    Raises:
+      UserError: no runs there, different data, unknown metrics, or two runs of one config and seed.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--compare", nargs="+", required=True)
+    for name, default in (("metrics", f"{HEADLINE},{REVERSE}"), ("across", ""), ("out", "")):
+        parser.add_argument(f"--{name}", default=default)
+    given = parser.parse_args(list(argv))
+    directories = find_runs(given.compare)
+    runs, warnings = read_runs(directories)
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+    across = [key for key in given.across.split(",") if key]
+    groups = group_runs(runs, across)
+    columns = [make_column(name, groups) for name in choose_metrics(given.metrics, runs)]
+    out = Path(given.out or os.path.commonpath([path.parent.absolute() for path in directories]))
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(groups, columns, warnings)
+    write_text(out / "compare.md", f"# Comparison\n\n{text}")
+    write_text(out / "compare.json", _json(groups, columns, warnings))
+    _draw(groups, columns, out / "compare.png")
+    print(text)
+    print(f"written to {out}/compare.md, compare.json and compare.png")
+
+
+def markdown(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence[str]) -> str:
+    """The table and how to read it."""
+    keys = list(groups[0].changes)
+    heads = [*(keys or ["group"]), "seeds", *(column.name for column in columns)]
+    lines = ["| " + " | ".join(heads) + " |"]
+    lines.append("|" + "---|" * (len(heads) - len(columns) - 1) + "--:|" * (len(columns) + 1))
+    for row, group in enumerate(groups):
+        cells = [str(group.changes[key]) for key in keys] or [group.name]
+        cells += [str(len(group.runs)), *(_cell(column, row) for column in columns)]
+        lines.append("| " + " | ".join(cells) + " |")
+    legend = f"Mean over seeds ± {LEVEL:.0%} interval by Student's t."
+    if len(groups) > 1:
+        legend += " Bold: the best, where its interval does not overlap that of the next"
+        some = any(column.best is not None for column in columns)
+        legend += "." if some else "; here no best stands out."
+    lines += ["", legend, *(f"Warning: {line}." for line in warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(column: Column, row: int) -> str:
+    found = column.intervals[row]
+    digits = 1 if abs(found.mean) >= 1 else 3
+    text = f"{found.mean:.{digits}f}" + (f" ± {found.half:.{digits}f}" if found.count > 1 else "")
+    return f"**{text}**" if column.best == row else text
+
+
+def _half(found: Interval) -> float | None:
+    return found.half if found.count > 1 else None
+
+
+def _json(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence[str]) -> str:
+    content = {
+        "level": LEVEL,
+        "warnings": list(warnings),
+        "groups": [
+            {
+                "changes": dict(group.changes),
+                "runs": [str(run.path) for run in group.runs],
+                "metrics": {
+                    column.name: {
+                        "by seed": dict(column.values[row]),
+                        "mean": column.intervals[row].mean,
+                        "half width": _half(column.intervals[row]),
+                        "stands out": column.best == row,
+                    }
+                    for column in columns
+                },
+            }
+            for row, group in enumerate(groups)
+        ],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _draw(groups: Sequence[Group], columns: Sequence[Column], path: Path) -> None:
+    """Dots are seeds, bars are means with their intervals; one panel a metric."""
+    size = (2.5 + 3.6 * len(columns), 1.2 + 0.45 * len(groups))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    rows = range(len(groups))
+    for axes, column in zip(panels, columns, strict=True):
+        for row in rows:
+            values = list(column.values[row].values())
+            axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5, ms=5)
+            found = column.intervals[row]
+            bar = _half(found)
+            axes.errorbar(found.mean, row, xerr=bar, fmt="|", color="black", ms=14, capsize=4)
+        axes.set_title(column.name.replace(" (", "\n("), fontsize=9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.25)
+    panels[0].set_yticks(rows, [group.name.replace(", ", "\n") for group in groups], fontsize=8)
+    panels[0].set_ylim(len(groups) - 0.5, -0.5)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,1 @@
+"""Weights in and out: safe reading of files that others wrote."""
