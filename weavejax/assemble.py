@@ -28,6 +28,7 @@ from weavejax.runtime.mesh import (
     put_batch,
     replicated,
 )
+from weavejax.runtime.signals import Stopped
 from weavejax.storage import download, is_remote, storage, upload, write_text
 from weavejax.systems.base import System
 
@@ -161,20 +162,18 @@ def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
 Vectors = dict[str, np.ndarray]
 Batches = Iterator[Mapping[str, np.ndarray]]
 Reports = dict[str, Report]
-Evaluation = Callable[..., tuple[Reports, Vectors] | None]
+Evaluation = Callable[..., tuple[Reports, Vectors]]
 
 
 def _never() -> bool:
     return False
 
 
-def make_embedding(
-    system: System, placed: Any, mesh: Mesh, batch: int
-) -> Callable[..., Vectors | None]:
+def make_embedding(system: System, placed: Any, mesh: Mesh, batch: int) -> Callable[..., Vectors]:
     """(params, host batches, stopping) → what `system.embed` gives, gathered, with valid and index.
 
     Host batches hold this process's rows (`batch_rows`). `stopping` is asked before every batch, on
-    all processes alike; when it says so, the result is None.
+    all processes alike; when it says so, `Stopped` is raised.
     """
     check_batch(batch, mesh)
     data, everywhere = batch_sharding(mesh), replicated(mesh)
@@ -184,11 +183,11 @@ def make_embedding(
 
     embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
 
-    def run(params: Any, batches: Batches, stopping: Callable[[], bool] = _never) -> Vectors | None:
+    def run(params: Any, batches: Batches, stopping: Callable[[], bool] = _never) -> Vectors:
         parts: list[Vectors] = []
         for host in batches:
             if stopping():
-                return None
+                raise Stopped
             inputs = put_batch({name: host[name] for name in system.batch_spec}, data)
             kept = put_batch({name: host[name] for name in ("valid", "index")}, data)
             parts.append(jax.device_get(embed(params, inputs, kept)))
@@ -200,19 +199,17 @@ def make_embedding(
 def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: Mesh) -> Evaluation:
     """(params, stopping) → (reports by evaluator, the vectors they were made from), of the test split.
 
-    None when `stopping` said so meanwhile.
+    Raises `Stopped` when `stopping` says so meanwhile.
     """
     batch = config.runtime.evaluate_batch
     embed = make_embedding(system, placed, mesh, batch)
     rows = batch_rows(batch, mesh)
 
-    def run(params: Any, stopping: Callable[[], bool] = _never) -> tuple[Reports, Vectors] | None:
+    def run(params: Any, stopping: Callable[[], bool] = _never) -> tuple[Reports, Vectors]:
         with eval_batches(
             data.test, data.spec, data.tokenizer, batch=batch, cache_dir=data.cache, rows=rows
         ) as batches:
             vectors = embed(params, batches, stopping)
-        if vectors is None:
-            return None
         return {n: evaluate(vectors) for n, evaluate in system.evaluators.items()}, vectors
 
     return run

@@ -22,12 +22,13 @@ from collections.abc import Iterator, Sequence
 
 from weavejax import examination
 from weavejax.errors import UserError
-from weavejax.runtime import cli, cluster, health
+from weavejax.runtime import cli, cluster, events, health
 from weavejax.runtime.health import Finding
 from weavejax.runtime.workdir import read_config
+from weavejax.storage import storage
 
 FLAGS = {
-    "workdir": "a run: checks its data and every checkpoint",
+    "workdir": "a run: checks its data and every checkpoint, says where its time went",
     "cluster": f"how processes find each other: {', '.join(cluster.KINDS)}; default auto",
     "limit": "seconds that a check may take, the wait for other processes included; default 120",
 }
@@ -63,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
         with deadline("storage", limit, "the storage is slow or stuck; or give a larger --limit"):
             examination.check_shared(report, values["workdir"])
             examination.check_checkpoints(report, config, values["workdir"])
+            if cluster.primary():
+                print(events.describe(storage(values["workdir"])), flush=True)
     with deadline("end", limit, "another process did not come to its end: see what it printed"):
         status = report.close()
         if cluster.primary():

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 from weavejax import systems
 from weavejax.errors import UserError
 from weavejax.metrics.interval import Interval, student_interval
-from weavejax.runtime.workdir import CONFIG, FREE_SECTION, read_config, read_json
+from weavejax.runtime.workdir import CONFIG, FREE, read_config, read_json
 
 HEADLINE, REVERSE = "headline", "reverse"
-PLACES = ("data.directory", "data.cache", "data.broken")  # where data lie, not which
 LEVEL = 0.95
 
 
@@ -124,12 +123,12 @@ def group_runs(runs: Sequence[Run], across: Sequence[str] = ()) -> list[Group]:
       UserError: other data or another evaluation set in some runs, or a repeated seed.
     """
     keys = dict.fromkeys(key for run in runs for key in run.config)
-    skipped = {"seed", *PLACES}
+    skipped = {"seed", "data.broken"}
     differing = [
         key
         for key in keys
         if key not in skipped
-        and not key.startswith(f"{FREE_SECTION}.")
+        and not FREE.match(key)
         and len({repr(run.config.get(key, "absent")) for run in runs}) > 1
     ]
     other = [key for key in differing if key.split(".")[0] == "data" and key not in across]

@@ -23,7 +23,7 @@ from weavejax.runtime.events import EventLog
 from weavejax.runtime.loop import Batch, Timing
 from weavejax.runtime.mesh import batch_sharding, put_batch
 from weavejax.runtime.records import MetricWriter, Terminal
-from weavejax.runtime.signals import StopRequest
+from weavejax.runtime.signals import Stopped, StopRequest
 from weavejax.runtime.step import State, Told, evaluated_params, wishes_sharding
 from weavejax.runtime.watchdog import Watchdog
 from weavejax.storage import Storage, write_text
@@ -158,11 +158,12 @@ class Session:
         """Evaluates, unless the job is to stop meanwhile."""
         self._watchdog.phase()
         with self._events.timed("evaluate", step=int(state.step)):
-            found = self._evaluation(evaluated_params(state), self.stopping)
+            try:
+                reports, _ = self._evaluation(evaluated_params(state), self.stopping)
+            except Stopped:
+                return False
         self._stepped = time.monotonic()
-        if found is None:
-            return False
-        scalars = results.scalars(found[0])
+        scalars = results.scalars(reports)
         step, value = int(state.step), scalars[self._system.headline]
         if self._writer is not None:
             self._writer.write(step, "eval", scalars)

@@ -12,6 +12,7 @@ Exit status: 0 done; 2 something to mend, in one line; 75 asked to stop (SIGTERM
 saved, start the same command again; 130 the same by Ctrl-C; anything else is a failure.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from weavejax.runtime.events import EventLog
 from weavejax.runtime.loop import Every, Window, train_loop
 from weavejax.runtime.mesh import batch_rows, check_batch, make_mesh
 from weavejax.runtime.records import duration
-from weavejax.runtime.signals import StopRequest
+from weavejax.runtime.signals import Stopped, StopRequest
 from weavejax.runtime.step import evaluated_params, lay_out, make_train_step
 from weavejax.runtime.watchdog import Watchdog
 from weavejax.runtime.workdir import check_workdir, keep_compiled, open_workdir
@@ -89,14 +90,14 @@ def main(argv: Sequence[str]) -> None:
     )
     with events.timed("restore"):
         good = cluster.from_primary("checkpoint", lambda: str(checkpoints.newest_good() or ""))
-        state, window = layout.init(jax.random.key(config.seed)), Window()
+        key, window = jax.random.key(config.seed), Window()
         if good:
-            wanted = state if runtime.partial else layout.abstract
+            wanted = layout.init(key) if runtime.partial else layout.abstract
             state = checkpoints.restore(wanted, int(good), partial=runtime.partial)
             window = Window.from_json(checkpoints.facts(int(good))["window"])
-        jax.block_until_ready(state)
-        if good:
             say(f"resumed from the checkpoint of step {int(state.step)}")
+        else:
+            state = jax.block_until_ready(layout.init(key))
 
     # 5. What happens between steps.
     evaluation = assemble.make_evaluation(system, config, data, layout.placed.params, mesh)
@@ -135,24 +136,23 @@ def main(argv: Sequence[str]) -> None:
     session.close()
 
     # 7. Results.
-    final = None if stopped else evaluation(evaluated_params(state), session.stopping)
-    if final and cluster.primary():
-        facts = {
-            "config": arguments.config_name,
-            "seed": config.seed,
-            "step": int(state.step),
-            "data": data.describe(),
-            "best checkpoint": f"step {checkpoints.best_step()}",
-        }
-        results.write_results(workdir, final[0], headline=system.headline, facts=facts)
-        print(results.markdown(final[0]))
-    events.add("stop", 0.0, step=int(state.step), status=0 if final else stop.status)
+    reports = None
+    if not stopped:
+        with contextlib.suppress(Stopped):
+            reports, _ = evaluation(evaluated_params(state), session.stopping)
+    if reports and cluster.primary():
+        best = f"step {checkpoints.best_step()}"
+        about = {"config": arguments.config_name, "data": data.describe(), "best checkpoint": best}
+        facts = {"seed": config.seed, "step": int(state.step), **about}
+        results.write_results(workdir, reports, headline=system.headline, facts=facts)
+        print(results.markdown(reports))
+    events.add("stop", 0.0, step=int(state.step), status=0 if reports else stop.status)
     events.close()
     checkpoints.close()
     cluster.shutdown()
     watchdog.close()
     stop.close()
-    if not final:
+    if not reports:
         say(f"stopped after step {int(state.step)}, which is saved; start the same command again")
         sys.exit(stop.status)
     say(

@@ -2,8 +2,8 @@
 
 FAULT="kind:step" takes effect in process FAULT_PROCESS (default 1) when that step is about to run:
 raise, sleep, and nan (the batch's sound becomes NaN for three steps). Without FAULT it is the door
-itself, but that every process keeps its compiled programs, which JAX leaves to process 0: on CPU they
-differ between processes, and the tests start many jobs.
+itself, but that it knows the system "toy", and that every process keeps its compiled programs, which
+JAX leaves to process 0: on CPU they differ between processes, and the tests start many jobs.
 """
 
 import os
@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+import toy
 from jax._src import compiler, distributed
 
-from weavejax import train
+from weavejax import systems, train
 from weavejax.runtime import cli
 from weavejax.session import Session
 
@@ -47,6 +48,7 @@ def before(self, step, batch):
 
 
 Session.before = before
+systems.SYSTEMS["toy"] = toy.build
 
 if __name__ == "__main__":
     sys.argv[0] = "weavejax.train"

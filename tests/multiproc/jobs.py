@@ -20,6 +20,7 @@ ROOT = HERE.parents[1]
 SMOKE = (
     "--config",
     "configs/gram.py:smoke",
+    "--config.system=toy",
     "--config.optim.average=0.9",
     "--config.runtime.log_every=1",
     "--config.runtime.evaluate_batch=16",

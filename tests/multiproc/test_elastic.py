@@ -18,6 +18,17 @@ def test_any_number_of_processes_trains_alike(flags, compiled, whole, tmp_path, 
     assert_near_run(whole, tmp_path / "run")
 
 
+def test_gram_trains_alike_on_two_processes_and_on_one(flags, compiled, tmp_path):
+    gram = (*flags, "--config.system=gram", "--config.steps=6")
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # halves the compilation
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        flags = (*gram, "--workdir", folder / "run")
+        with Job(processes, folder, compiled, *flags, environment=quick) as job:
+            job.done()
+    assert_near_run(tmp_path / "1/run", tmp_path / "2/run")
+
+
 def test_a_run_stops_on_two_processes_and_goes_on_on_one(flags, compiled, whole, tmp_path):
     workdir = tmp_path / "run"
     with Job(2, tmp_path, compiled, *flags, "--workdir", workdir) as job:

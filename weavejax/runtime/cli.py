@@ -7,6 +7,7 @@ else a failure.
 import contextlib
 import difflib
 import errno
+import faulthandler
 import io
 import logging
 import os
@@ -71,6 +72,8 @@ def fail(message: str) -> NoReturn:
 
 def _crash() -> NoReturn:
     traceback.print_exc()
+    if cluster.client() is not None:
+        faulthandler.dump_traceback()  # of all threads: what this process was waiting for
     cluster.leave(1)
 
 

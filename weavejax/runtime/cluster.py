@@ -4,6 +4,7 @@ JAX's coordination service carries the messages. Before it starts there is a rol
 port, because it waits in silence for a missing process and then aborts without naming it.
 """
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -202,10 +203,8 @@ def _admit(listener: socket.socket, present: dict[int, socket.socket]) -> None:
 
 def _tell(present: dict[int, socket.socket], words: str) -> None:
     for connection in present.values():
-        try:
+        with contextlib.suppress(OSError):  # it has gone: the heartbeat will say so
             connection.sendall(f"{words}\n".encode())
-        except OSError:
-            pass  # it has gone: the heartbeat will say so
         connection.close()
 
 

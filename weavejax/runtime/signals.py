@@ -23,6 +23,10 @@ LAST_SECONDS = 10.0  # process 0, which carries the messages, waits this long fo
 _KEY = "weavejax/stop"
 
 
+class Stopped(Exception):
+    """Broken off, because the job is to stop."""
+
+
 class StopRequest:
     """Whether somebody wants the job to stop. Make it in the main thread, then `listen`.
 

@@ -14,7 +14,7 @@ from weavejax.storage import Storage, is_remote, storage, write_text
 
 CONFIG = "config.json"
 # How a run is carried out and where its data lie, not what it computes: may differ on resume.
-FREE = re.compile(r"runtime\.|data\.(directory|local|cache|root)$|model\..*\.remat$")
+FREE = re.compile(r"runtime\.|data\.(directory|local|cache)$|model\..*\.remat$")
 
 
 def check_workdir(path: str | Storage, config: Any) -> Storage:
