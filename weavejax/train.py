@@ -50,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
     arguments = cli.parse(argv, __doc__ or "", FLAGS, takes_config=True)
     config, runtime = arguments.config, arguments.config.runtime
     stop, watchdog = StopRequest(), Watchdog(runtime.deadlines)
-    cluster.start(arguments.values["cluster"] or "auto")
     stop.listen()
+    cluster.start(arguments.values["cluster"] or "auto")
     watchdog.phase()
     cluster.check_same("config", config.to_json_best_effort())
     system = systems.build(config)

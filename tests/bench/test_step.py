@@ -1,6 +1,6 @@
 """The train step alone, on a made-up batch: examples/s and GFLOP/s.
 
-pytest tests/bench/test_step.py -m bench -s
+pytest tests/bench/test_step.py -m bench -n 0 -s
 """
 
 import time

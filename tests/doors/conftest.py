@@ -1,21 +1,15 @@
 """A small rendered world and one trained run, made once for all tests of the doors."""
 
-import atexit
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ("--config", "configs/gram.py:smoke")
-
-
-COMPILED = tempfile.mkdtemp(prefix="weavejax-compiled-")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 
 
 def run(door, *arguments, check=True, devices=1, environment=None):
@@ -25,7 +19,6 @@ def run(door, *arguments, check=True, devices=1, environment=None):
         cwd=ROOT,
         env={
             **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": COMPILED,
             "JAX_PLATFORMS": "cpu",
             "JAX_NUM_CPU_DEVICES": str(devices),
             **(environment or {}),
@@ -41,20 +34,21 @@ def run(door, *arguments, check=True, devices=1, environment=None):
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def world(once):
     """Flags that put data sets and decoded clips into a directory of this session."""
-    room = tmp_path_factory.mktemp("world")
+    room = once("world", lambda directory: None)
     return (f"--config.data.directory={room}", f"--config.data.cache={room}/decoded")
 
 
 @pytest.fixture(scope="session")
-def compiled():
-    """Environment of a door that is started otherwise: programs compiled once."""
-    return {"JAX_COMPILATION_CACHE_DIR": COMPILED}
-
-
-@pytest.fixture(scope="session")
-def trained(world, tmp_path_factory):
+def trained(world, once, tmp_path_factory):
     """(working directory, what the run printed) of the smoke variant."""
+
+    def train(directory):
+        process = run("train", *SMOKE, *world, "--workdir", directory / "run")
+        (directory / "stdout").write_text(process.stdout)
+
+    made = once("trained", train)
     workdir = tmp_path_factory.mktemp("run") / "gram"
-    return workdir, run("train", *SMOKE, *world, "--workdir", workdir)
+    shutil.copytree(made / "run", workdir)
+    return workdir, (made / "stdout").read_text()

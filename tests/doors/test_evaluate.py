@@ -10,12 +10,12 @@ from conftest import run
 
 
 def test_evaluate_prints_what_training_found(trained):
-    workdir, process = trained
+    workdir, first = trained
     before = json.loads((workdir / "results.json").read_text())["results"]
     printed = run("evaluate", "--workdir", workdir).stdout
     after = json.loads((workdir / "results.json").read_text())["results"]
     assert before == after
-    for line in process.stdout.splitlines():
+    for line in first.splitlines():
         if line.startswith("| volume") or line.startswith("| cos("):
             assert line in printed
     assert "video+audio" in printed

@@ -37,7 +37,7 @@ def fill(disk):
             return
 
 
-def test_training_goes_on_while_the_disk_is_full(trained, world, small_disk, compiled):
+def test_training_goes_on_while_the_disk_is_full(trained, world, small_disk):
     workdir = small_disk / "run"
     flags = ("--config.steps=100000", "--config.runtime.save_every=10")
     flags += ("--config.runtime.evaluate_every=0", "--config.runtime.log_every=5")
@@ -48,7 +48,7 @@ def test_training_goes_on_while_the_disk_is_full(trained, world, small_disk, com
         process = subprocess.Popen(
             [*command, "--workdir", str(workdir)],
             cwd=ROOT,
-            env={**os.environ, **compiled, "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -40,13 +40,12 @@ class Job:
     Args:
       processes: how many.
       folder: for their logs.
-      cache: directory of compiled programs.
       flags: of the train door.
       environment: added to every process's.
       each: flags by process, added to `flags`.
     """
 
-    def __init__(self, processes, folder, cache, *flags, environment=None, each=None):
+    def __init__(self, processes, folder, *flags, environment=None, each=None):
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"process-{number}.log" for number in range(processes)]
         address = f"127.0.0.1:{free_port()}"
@@ -59,8 +58,6 @@ class Job:
                 "WEAVEJAX_HEARTBEAT_SECONDS": "10",
                 "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
-                "JAX_COMPILATION_CACHE_DIR": str(cache),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
                 **(environment or {}),
             }
             command = [sys.executable, str(HERE / "faulty.py"), *map(str, flags)]

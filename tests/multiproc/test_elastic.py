@@ -12,33 +12,33 @@ from jobs import Job, assert_near_run, final_state, step_of
         (4, ("--config.runtime.mesh.data=2", "--config.runtime.mesh.model=2")),
     ],
 )
-def test_any_number_of_processes_trains_alike(flags, compiled, whole, tmp_path, processes, mesh):
-    with Job(processes, tmp_path, compiled, *flags, *mesh, "--workdir", tmp_path / "run") as job:
+def test_any_number_of_processes_trains_alike(flags, whole, tmp_path, processes, mesh):
+    with Job(processes, tmp_path, *flags, *mesh, "--workdir", tmp_path / "run") as job:
         job.done()
     assert_near_run(whole, tmp_path / "run")
 
 
-def test_gram_trains_alike_on_two_processes_and_on_one(flags, compiled, tmp_path):
+def test_gram_trains_alike_on_two_processes_and_on_one(flags, tmp_path):
     gram = (*flags, "--config.system=gram", "--config.steps=6")
     quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # halves the compilation
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         flags = (*gram, "--workdir", folder / "run")
-        with Job(processes, folder, compiled, *flags, environment=quick) as job:
+        with Job(processes, folder, *flags, environment=quick) as job:
             job.done()
     assert_near_run(tmp_path / "1/run", tmp_path / "2/run")
 
 
-def test_a_run_stops_on_two_processes_and_goes_on_on_one(flags, compiled, whole, tmp_path):
+def test_a_run_stops_on_two_processes_and_goes_on_on_one(flags, whole, tmp_path):
     workdir = tmp_path / "run"
-    with Job(2, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, "--workdir", workdir) as job:
         job.until(lambda: step_of(workdir) >= 4)
         job.signal(0)
         job.done(75)
     step, stored = final_state(workdir)
     assert 4 <= step < 12
     assert stored["step"] == step  # all there is of the state of the data
-    with Job(1, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+    with Job(1, tmp_path, *flags, "--workdir", workdir) as job:
         job.done()
         assert f"resumed from the checkpoint of step {step}" in job.log(0)
     assert_near_run(whole, workdir)

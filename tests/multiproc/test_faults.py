@@ -22,11 +22,11 @@ def stacks(text):
 
 
 @pytest.mark.parametrize("kind", ["raise", "sleep"])
-def test_an_exception_or_a_stuck_process(kind, flags, compiled, tmp_path):
+def test_an_exception_or_a_stuck_process(kind, flags, tmp_path):
     deadline = ("--config.runtime.deadlines.step=8",)
     fault = {"FAULT": f"{kind}:5"}
     flags = (*flags, *ENDLESS, *deadline, "--workdir", tmp_path / "run")
-    with Job(2, tmp_path, compiled, *flags, environment=fault) as job:
+    with Job(2, tmp_path, *flags, environment=fault) as job:
         job.until(lambda: step_of(tmp_path / "run") >= 3)
         statuses, _ = end(job)
         assert all(statuses), statuses
@@ -40,9 +40,9 @@ def test_an_exception_or_a_stuck_process(kind, flags, compiled, tmp_path):
 
 
 @pytest.mark.parametrize("which", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_killed_or_frozen_process(which, flags, compiled, tmp_path):
+def test_a_killed_or_frozen_process(which, flags, tmp_path):
     flags = (*flags, *ENDLESS, "--workdir", tmp_path / "run")
-    with Job(2, tmp_path, compiled, *flags) as job:
+    with Job(2, tmp_path, *flags) as job:
         job.until(lambda: step_of(tmp_path / "run") >= 2)
         began = time.monotonic()
         job.signal(1, which)
@@ -52,30 +52,30 @@ def test_a_killed_or_frozen_process(which, flags, compiled, tmp_path):
         assert stacks(job.log(0))
 
 
-def test_process_0_dies(flags, compiled, tmp_path):
+def test_process_0_dies(flags, tmp_path):
     """It carries the messages: without it the others must not wait."""
     flags = (*flags, *ENDLESS, "--workdir", tmp_path / "run")
-    with Job(2, tmp_path, compiled, *flags) as job:
+    with Job(2, tmp_path, *flags) as job:
         job.until(lambda: step_of(tmp_path / "run") >= 2)
         job.signal(0, signal.SIGKILL)
         assert job.processes[1].wait(BOUND) != 0
         assert stacks(job.log(1))
 
 
-def test_missing_processes_are_named(flags, compiled, tmp_path):
+def test_missing_processes_are_named(flags, tmp_path):
     patience = {"WEAVEJAX_START_SECONDS": "6", "WEAVEJAX_PROCESSES": "4"}
     flags = (*flags, "--workdir", tmp_path / "run")
-    with Job(2, tmp_path, compiled, *flags, environment=patience) as job:
+    with Job(2, tmp_path, *flags, environment=patience) as job:
         job.done(2)
         for number in (0, 1):
             assert "these processes are missing: 2, 3" in job.log(number)
     assert not (tmp_path / "run").exists()
 
 
-def test_another_config_on_one_process_is_named(flags, compiled, tmp_path):
+def test_another_config_on_one_process_is_named(flags, tmp_path):
     each = ((), ("--config.optim.lr=0.5",))
     flags = (*flags, "--workdir", tmp_path / "run")
-    with Job(2, tmp_path, compiled, *flags, each=each) as job:
+    with Job(2, tmp_path, *flags, each=each) as job:
         assert all(job.wait(BOUND))
         assert "error: process 1 on" in job.log(1)
         assert "another config than process 0" in job.log(1)

@@ -5,11 +5,11 @@ import json
 from jobs import Job, read_rows
 
 
-def test_refused_steps_are_named_and_a_row_of_them_ends_the_job(flags, compiled, tmp_path):
+def test_refused_steps_are_named_and_a_row_of_them_ends_the_job(flags, tmp_path):
     workdir = tmp_path / "run"
     limit = ("--config.guard.limit=3", "--config.runtime.save_every=2")
     flags = (*flags, *limit, "--workdir", workdir)
-    with Job(2, tmp_path, compiled, *flags, environment={"FAULT": "nan:5"}) as job:
+    with Job(2, tmp_path, *flags, environment={"FAULT": "nan:5"}) as job:
         job.done(2)
         assert "step 5 refused: loss nan" in job.log(0)
         for number in (0, 1):
@@ -23,12 +23,10 @@ def test_refused_steps_are_named_and_a_row_of_them_ends_the_job(flags, compiled,
     assert len(set(refused["clips"])) == 8
 
 
-def test_fewer_are_skipped_and_the_run_goes_on(flags, compiled, tmp_path):
+def test_fewer_are_skipped_and_the_run_goes_on(flags, tmp_path):
     workdir = tmp_path / "run"
     flags = (*flags, "--workdir", workdir)
-    with Job(
-        1, tmp_path, compiled, *flags, environment={"FAULT": "nan:5", "FAULT_PROCESS": "0"}
-    ) as job:
+    with Job(1, tmp_path, *flags, environment={"FAULT": "nan:5", "FAULT_PROCESS": "0"}) as job:
         job.done()
     rows = [r for r in read_rows(workdir / "metrics.jsonl") if r["kind"] == "train"]
     assert [row["refused steps %"] for row in rows] == [0] * 4 + [100] * 3 + [0] * 5

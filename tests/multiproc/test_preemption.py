@@ -9,9 +9,9 @@ from jobs import Job, assert_same_run, events_of, final_state, read_rows, step_o
 TOLD = "another process of the job was asked to stop"
 
 
-def test_while_training_the_resumed_run_is_bit_for_bit_the_same(flags, compiled, whole, tmp_path):
+def test_while_training_the_resumed_run_is_bit_for_bit_the_same(flags, whole, tmp_path):
     workdir = tmp_path / "run"
-    with Job(2, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, "--workdir", workdir) as job:
         job.until(lambda: step_of(workdir) >= 4)
         job.signal(1)
         job.done(75)
@@ -20,7 +20,7 @@ def test_while_training_the_resumed_run_is_bit_for_bit_the_same(flags, compiled,
     step, _ = final_state(workdir)
     stops = [read_rows(workdir / "events" / f"process-{n}.jsonl")[-1] for n in (0, 1)]
     assert [row["step"] for row in stops] == [step, step]
-    with Job(2, tmp_path, compiled, *flags, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, "--workdir", workdir) as job:
         job.done()
     assert_same_run(whole, workdir)
 
@@ -35,10 +35,13 @@ def compiling(job, workdir, data):
 
 @pytest.mark.parametrize("phase", [rendering, compiling])
 def test_before_the_first_step_there_is_nothing_to_save(phase, flags, tmp_path):
-    workdir, data, cold = tmp_path / "run", tmp_path / "data", tmp_path / "compiled"
+    workdir, data = tmp_path / "run", tmp_path / "data"
+    cold = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     data.mkdir()
-    fresh = (f"--config.data.directory={data}",) if phase is rendering else ()
-    with Job(2, tmp_path, cold, *flags, *fresh, "--workdir", workdir) as job:
+    fresh = (
+        (f"--config.data.directory={data}",) if phase is rendering else ("--config.system=gram",)
+    )
+    with Job(2, tmp_path, *flags, *fresh, "--workdir", workdir, environment=cold) as job:
         job.until(lambda: phase(job, workdir, data))
         began = time.monotonic()
         job.signal(1)
@@ -48,26 +51,26 @@ def test_before_the_first_step_there_is_nothing_to_save(phase, flags, tmp_path):
     assert step_of(workdir) == 0
 
 
-def test_while_evaluating(flags, compiled, tmp_path):
+def test_while_evaluating(flags, tmp_path):
     workdir = tmp_path / "run"
     slow = ("--config.runtime.evaluate_every=3", "--config.runtime.evaluate_batch=4")
-    with Job(2, tmp_path, compiled, *flags, *slow, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, *slow, "--workdir", workdir) as job:
         # The row of a step is closed right before its evaluation begins.
         job.until(lambda: step_of(workdir) == 3)
         job.signal(1)
         job.done(75)
     step, _ = final_state(workdir)
     assert step >= 3
-    with Job(2, tmp_path, compiled, *flags, *slow, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, *slow, "--workdir", workdir) as job:
         job.done()
     rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["kind"] == "eval"]
     assert [row["step"] for row in rows] == [3, 6, 9, 12]
 
 
-def test_while_saving(flags, compiled, tmp_path):
+def test_while_saving(flags, tmp_path):
     workdir = tmp_path / "run"
     often = ("--config.runtime.save_every=1", "--config.runtime.evaluate_every=0")
-    with Job(2, tmp_path, compiled, *flags, *often, "--workdir", workdir) as job:
+    with Job(2, tmp_path, *flags, *often, "--workdir", workdir) as job:
         job.until(lambda: any((workdir / "checkpoints").glob("*.saving")))
         job.signal(0)
         job.done(75)
@@ -75,9 +78,9 @@ def test_while_saving(flags, compiled, tmp_path):
     assert step >= 1
 
 
-def test_a_second_signal_leaves_at_once(flags, compiled, tmp_path):
+def test_a_second_signal_leaves_at_once(flags, tmp_path):
     workdir = tmp_path / "run"
-    with Job(1, tmp_path, compiled, *flags, "--config.steps=100000", "--workdir", workdir) as job:
+    with Job(1, tmp_path, *flags, "--config.steps=100000", "--workdir", workdir) as job:
         job.until(lambda: step_of(workdir) >= 2)
         job.signal(0, signal.SIGSTOP)  # so that both arrive before anything can be done
         job.signal(0)

@@ -103,3 +103,17 @@ def test_a_save_is_not_changed_by_the_next_donated_step(tmp_path):
     found = again.restore(abstract(state(1)), 1)
     again.close()
     np.testing.assert_array_equal(found.params["a"]["kernel"], before)
+
+
+def test_what_a_pattern_names_need_not_fit(tmp_path, capsys):
+    checkpoints = saved(tmp_path, state(1, extra=True))
+    fresh_state = state(9, width=4)
+    patterns = ("a/kernel", "optimiser/0/mu")
+    with pytest.raises(UserError, match="params/b is left over") as error:
+        checkpoints.restore(fresh_state, 1, partial=patterns)
+    assert "a/kernel" not in str(error.value)
+    found = checkpoints.restore(fresh_state, 1, partial=(*patterns, "^params/b$"))
+    checkpoints.close()
+    assert int(found.step) == 1  # fits, so it is restored
+    np.testing.assert_array_equal(found.params["a"]["kernel"], fresh_state.params["a"]["kernel"])
+    assert "taken in part: " in capsys.readouterr().err

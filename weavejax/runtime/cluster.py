@@ -9,6 +9,7 @@ import hashlib
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -28,6 +29,7 @@ REPORT_SECONDS = 30.0
 LAST_SECONDS = 2.0
 PATIENCE = 24 * 3600.0  # with a process that prepares data: the watchdog ends a stuck one
 Made = TypeVar("Made")
+_joined = threading.Event()
 _DETECTORS = {
     "slurm": ("SlurmCluster",),
     "tpu": ("GkeTpuCluster", "GceTpuCluster"),
@@ -134,6 +136,7 @@ def start(kind: str = "auto") -> None:
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=60,
     )
+    _joined.set()
 
 
 def _refuse_loopback(place: Place) -> None:
@@ -274,8 +277,11 @@ def from_primary(name: str, make: Callable[[], str], seconds: float = PATIENCE) 
 
 
 def client() -> Any:
-    """The coordination service's client; None for a process on its own."""
-    return distributed.global_state.client
+    """The coordination service's client; None for a process on its own, or not yet in its job.
+
+    Asked for anything before it is connected, it ends the process.
+    """
+    return distributed.global_state.client if _joined.is_set() else None
 
 
 def barrier(name: str, seconds: float) -> None:
@@ -309,6 +315,7 @@ def check_same(what: str, text: str) -> None:
 def shutdown() -> None:
     """Leaves the job in order, together with all others."""
     if client() is not None:
+        _joined.clear()
         jax.distributed.shutdown()
 
 

@@ -40,7 +40,7 @@ class EventLog:
 
     def __init__(self, directory: Any, process: int) -> None:
         self._lines = Lines(directory / FOLDER / f"process-{process}.jsonl")
-        self._attempt = f"{time.time():.3f}-{os.getpid()}"
+        self._attempt = f"{time.time_ns()}-{os.getpid()}"
 
     def add(self, event: str, seconds: float, **facts: Any) -> None:
         """Notes something that took `seconds` and ended now."""

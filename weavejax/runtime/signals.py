@@ -70,8 +70,8 @@ class StopRequest:
         self._running.set()
 
     def _run(self) -> None:
-        service = cluster.client()
         while not self._closed:
+            service = cluster.client()
             ready, _, _ = select.select([self._reader], [], [], POLL_SECONDS)
             for number in os.read(self._reader, 64) if ready else b"":
                 self._hear(number)
