@@ -28,6 +28,18 @@ LAYERS = {
     "runtime": {"ops", "errors", "storage"},
     "data": {"ops", "errors", "storage"},
     "weights": {"ops", "errors", "storage"},
+    "planning": {"systems", "runtime", "ops", "errors", "storage"},
+    "runs": {
+        "systems",
+        "runtime",
+        "data",
+        "dials",
+        "losses",
+        "metrics",
+        "ops",
+        "errors",
+        "storage",
+    },
 }
 
 

@@ -20,8 +20,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from weavejax import examination
 from weavejax.errors import UserError
+from weavejax.runs import examination
 from weavejax.runtime import cli, cluster, events, health
 from weavejax.runtime.health import Finding
 from weavejax.runtime.workdir import read_config

@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax import assemble
 from weavejax.data.example import empty_example
 from weavejax.data.folder import open_folder
 from weavejax.data.pipeline import eval_batches
 from weavejax.data.text import encode, load_tokenizer
 from weavejax.errors import UserError
 from weavejax.losses import SCORES
-from weavejax.restore import Trained, restore
+from weavejax.runs import assemble
+from weavejax.runs.restore import Trained, restore
 from weavejax.runtime import cli
 from weavejax.storage import storage
 

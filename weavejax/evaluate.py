@@ -9,9 +9,9 @@ the volumes, and the pairwise cosines; rewrites results.json, results.md and plo
 
 from collections.abc import Sequence
 
-from weavejax import assemble, compare, results
 from weavejax.errors import UserError
-from weavejax.restore import restore
+from weavejax.runs import assemble, compare, results
+from weavejax.runs.restore import restore
 from weavejax.runtime import cli
 from weavejax.storage import storage
 

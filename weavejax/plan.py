@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weavejax import plan_page, planning
 from weavejax.errors import UserError
+from weavejax.planning import page as plan_page
+from weavejax.planning import plans as planning
+from weavejax.planning.topology import Topology, open_topology
 from weavejax.runtime import cli
 from weavejax.runtime.records import duration
-from weavejax.runtime.topology import Topology, open_topology
 from weavejax.runtime.workdir import write_text
 
 FLAGS = {

@@ -19,8 +19,10 @@ from collections.abc import Sequence
 
 import jax
 
-from weavejax import assemble, results, sweep, systems
+from weavejax import systems
 from weavejax.data.pipeline import train_batches
+from weavejax.runs import assemble, results, sweep
+from weavejax.runs.session import Session
 from weavejax.runtime import cli, cluster, manifest, sharding
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.events import EventLog
@@ -31,7 +33,6 @@ from weavejax.runtime.signals import Stopped, StopRequest
 from weavejax.runtime.step import evaluated_params, lay_out, make_train_step
 from weavejax.runtime.watchdog import Watchdog
 from weavejax.runtime.workdir import check_workdir, keep_compiled, open_workdir
-from weavejax.session import Session
 from weavejax.storage import write_text
 
 FLAGS = {

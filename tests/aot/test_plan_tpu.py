@@ -5,10 +5,12 @@ import importlib.util
 import pytest
 from ml_collections import ConfigDict
 
-from weavejax import plan_page, planning
 from weavejax.errors import UserError
-from weavejax.runtime import cli, hlo
-from weavejax.runtime.topology import GIB, open_topology
+from weavejax.planning import hlo
+from weavejax.planning import page as plan_page
+from weavejax.planning import plans as planning
+from weavejax.planning.topology import GIB, open_topology
+from weavejax.runtime import cli
 from weavejax.testing import tiny_gram
 
 pytestmark = pytest.mark.skipif(

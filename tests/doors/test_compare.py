@@ -6,9 +6,9 @@ import shutil
 import pytest
 from conftest import ROOT, run
 
-from weavejax import compare
 from weavejax.errors import UserError
-from weavejax.grouping import group_runs, make_column, read_runs
+from weavejax.runs import compare
+from weavejax.runs.grouping import group_runs, make_column, read_runs
 from weavejax.runtime import cli
 from weavejax.runtime.workdir import open_workdir
 

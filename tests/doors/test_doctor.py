@@ -11,7 +11,7 @@ import jax
 import pytest
 from conftest import ROOT, SMOKE, run
 
-from weavejax import examination
+from weavejax.runs import examination
 from weavejax.runtime import health, links
 from weavejax.runtime.links import Shift
 

@@ -10,14 +10,16 @@ import jax
 import pytest
 from conftest import run
 
-from weavejax import plan_page, planning, systems
+from weavejax import systems
 from weavejax.models.bert import BERT_BASE
 from weavejax.models.spectrogram import BEATS_ITER3
 from weavejax.models.vit import EVA_CLIP_G
+from weavejax.planning import page as plan_page
+from weavejax.planning import plans as planning
+from weavejax.planning.roofline import Work, estimate
+from weavejax.planning.topology import CHIPS, open_topology
 from weavejax.runtime import cli
 from weavejax.runtime.optim import make_optimiser
-from weavejax.runtime.roofline import Work, estimate
-from weavejax.runtime.topology import CHIPS, open_topology
 
 TINY = """
 from ml_collections import ConfigDict

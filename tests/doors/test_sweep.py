@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from weavejax import sweep
 from weavejax.errors import UserError
+from weavejax.runs import sweep
 from weavejax.runtime import cli
 from weavejax.runtime.workdir import open_workdir
 
@@ -38,7 +38,7 @@ sys.exit(status)
 """
 DRIVER = """
 import sys
-from weavejax import sweep
+from weavejax.runs import sweep
 from weavejax.runtime import cli
 child = sys.argv.pop(1)
 sweep._command = lambda entry: [sys.executable, child, entry.workdir, *entry.argv]

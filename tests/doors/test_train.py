@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMOKE, run
 
-from weavejax.restore import restore
+from weavejax.runs.restore import restore
 from weavejax.runtime import tree
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.records import read_rows

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weavejax import evaluate, sweep, train
+from weavejax import evaluate, train
+from weavejax.runs import sweep
 from weavejax.runtime import cli
 
 ROOT = Path(__file__).parents[2]

@@ -17,8 +17,8 @@ import toy
 from jax._src import compiler, distributed
 
 from weavejax import systems, train
+from weavejax.runs.session import Session
 from weavejax.runtime import cli
-from weavejax.session import Session
 
 
 class AsFirst:

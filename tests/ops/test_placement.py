@@ -7,7 +7,7 @@ import pytest
 
 from weavejax import systems
 from weavejax.ops.placement import on_mesh, split_batch
-from weavejax.runtime import hlo
+from weavejax.planning import hlo
 from weavejax.runtime.mesh import batch_sharding, make_mesh, replicated
 from weavejax.runtime.step import abstract_inputs, lay_out, make_train_step
 from weavejax.testing import tiny_gram

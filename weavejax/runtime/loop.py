@@ -37,7 +37,7 @@ class Timing:
 
 
 class Hooks(Protocol):
-    """What happens around the steps; `weavejax.session.Session` is the real one."""
+    """What happens around the steps; `weavejax.runs.session.Session` is the real one."""
 
     def before(self, step: int, batch: Batch) -> tuple[Any, Any]:
         """Step `step` is about to run on this host batch → (batch, wishes) on the devices."""

@@ -5,6 +5,7 @@ handlers run only between two lines of Python, and a compilation or a collective
 native code, so a thread listens on the wake-up descriptor that the C handler writes to.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -12,6 +13,8 @@ import sys
 import threading
 import time
 from typing import Any
+
+import jax
 
 from weavejax.runtime import cluster
 
@@ -109,16 +112,22 @@ class StopRequest:
 
     def _leave(self, service: Any) -> None:
         print("nothing to save yet; start the same command again", file=sys.stderr, flush=True)
-        if service is not None and not cluster.primary():
-            service.key_value_set(f"{_KEY}/left/{os.getpid()}", "", allow_overwrite=True)
-        elif service is not None:
-            deadline = time.monotonic() + LAST_SECONDS
-            others = cluster.count() - 1
-            while time.monotonic() < deadline:
-                if len(service.key_value_dir_get(f"{_KEY}/left/")) >= others:
-                    break
-                time.sleep(0.1)
+        if service is not None:
+            with contextlib.suppress(Exception):  # the job is ending anyway
+                _leave_in_order(service)
         os._exit(self.status)
+
+
+def _leave_in_order(service: Any) -> None:
+    """Process 0, which carries the messages, leaves last."""
+    if not cluster.primary():
+        service.key_value_set(f"{_KEY}/left/{jax.process_index()}", "")
+        return
+    deadline = time.monotonic() + LAST_SECONDS
+    while time.monotonic() < deadline:
+        if len(service.key_value_dir_get(f"{_KEY}/left/")) >= cluster.count() - 1:
+            return
+        time.sleep(0.1)
 
 
 def _noted(number: int, frame: Any) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 
-from weavejax import assemble, systems
+from weavejax import systems
 from weavejax.data.clip import Source, record_name
 from weavejax.data.example import decode_clip, empty_example
 from weavejax.data.folder import open_folder
 from weavejax.data.sources import make_builder, open_tfds
 from weavejax.errors import UserError
+from weavejax.runs import assemble
 from weavejax.runtime import cluster, health, links
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.health import Finding

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from weavejax import results
-from weavejax.assemble import Data, Evaluation
 from weavejax.data.broken import BrokenLog
 from weavejax.data.clip import record_name
 from weavejax.data.order import record_order
 from weavejax.errors import UserError
+from weavejax.runs import results
+from weavejax.runs.assemble import Data, Evaluation
 from weavejax.runtime import cluster
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.events import EventLog

@@ -15,11 +15,12 @@ from jax.sharding import Mesh
 
 from weavejax import systems
 from weavejax.errors import UserError
-from weavejax.runtime import hlo, roofline, tree
+from weavejax.planning import hlo, roofline
+from weavejax.planning.topology import GIB, Topology
+from weavejax.runtime import tree
 from weavejax.runtime.mesh import AXES, check_batch, make_mesh
 from weavejax.runtime.sharding import device_bytes, shardings
 from weavejax.runtime.step import Layout, abstract_inputs, lay_out, make_train_step, split
-from weavejax.runtime.topology import GIB, Topology
 from weavejax.systems.base import System
 
 REMAT = ("full", "dots", "none")  # from least memory to most

@@ -11,7 +11,8 @@ from typing import NoReturn
 from matplotlib.figure import Figure
 
 from weavejax.errors import UserError
-from weavejax.grouping import (
+from weavejax.metrics.interval import Interval
+from weavejax.runs.grouping import (
     HEADLINE,
     LEVEL,
     REVERSE,
@@ -23,7 +24,6 @@ from weavejax.grouping import (
     make_column,
     read_runs,
 )
-from weavejax.metrics.interval import Interval
 from weavejax.storage import write_text
 
 FLAGS = {

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from weavejax.runtime.topology import Chip
+from weavejax.planning.topology import Chip
 
 ASSUMPTIONS = (
     "compute: analytic matrix-product FLOPs (recomputation included) at the chip's bf16 peak",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from weavejax.runtime import hlo
+from weavejax.planning import hlo
 from weavejax.runtime.mesh import make_mesh
 
 # A scanned loop of 40 with an all-reduce inside; a collective product that steps by twos; one

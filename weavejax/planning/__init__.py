@@ -1,0 +1,1 @@
+"""Plans for chips that are not there: topologies, compiled programs read, estimates."""

@@ -1,0 +1,1 @@
+"""What the doors share: from a config to data, a session, results, sweeps and their comparison."""
