@@ -20,11 +20,10 @@ def test_any_number_of_processes_trains_alike(flags, whole, tmp_path, processes,
 
 def test_gram_trains_alike_on_two_processes_and_on_one(flags, tmp_path):
     gram = (*flags, "--config.system=gram", "--config.steps=6")
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # halves the compilation
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         flags = (*gram, "--workdir", folder / "run")
-        with Job(processes, folder, *flags, environment=quick) as job:
+        with Job(processes, folder, *flags) as job:
             job.done()
     assert_near_run(tmp_path / "1/run", tmp_path / "2/run")
 

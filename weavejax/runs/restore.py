@@ -68,6 +68,8 @@ def _choose(checkpoints: Checkpoints, which: str, workdir: Storage) -> int:
         if best is None:
             raise UserError(f"no checkpoint of {workdir} was evaluated; it has steps {steps}")
         return checkpoints.check(best)
-    if not which.isdigit() or int(which) not in steps:
+    if not which.isdigit():
         raise UserError(f"--step {which!r} is none of latest, best, {', '.join(map(str, steps))}")
+    if int(which) not in steps:
+        raise UserError(f"{workdir} has no checkpoint of step {which}; it has {steps}")
     return checkpoints.check(int(which))
