@@ -3,12 +3,13 @@
 Command:   python -m weavejax.train --config configs/gram.py
 Hardware:  2 CPU cores, 6 GB (3.1 GB used)
 Time:      7 min 4 s from nothing on 2 cores of an AMD EPYC: 2 min 20 s rendering, 4 min 5 s training
-Result:    text → video+audio R@1 91.8 % on 256 held-out rendered clips (chance 0.4 %), the reverse
+Result:    text → video+audio R@1 92.6 % on 256 held-out rendered clips (chance 0.4 %), the reverse
            93.4 %; seeds 1 and 2 give 93.0 (93.8) and 93.0 (91.8). Figures on a rendered world stand
            for no published benchmark.
 
-What helps from random weights (seed 0, 200 steps, same data and order; R@1 by the trained score,
-text → video+audio / reverse; add the flags to the command, each with its own --workdir):
+What helps from random weights (an earlier version of the train step; seed 0, 200 steps, same data
+and order; R@1 by the trained score, text → video+audio / reverse; add the flags to the command, each
+with its own --workdir):
 
   score                                     step 100   step 200      flags
   volume, cosine blended in over 60 steps     65.6    91.8 / 93.4    (default)

@@ -68,6 +68,6 @@ def test_the_log_is_lines_of_json_and_the_table_names_what_took_time(tmp_path):
     assert json.dumps(rows[0])
     text = describe(tmp_path)
     assert "over 2 start(s)" in text
-    assert "restoring a checkpoint" in text
+    assert "parameters made or restored" in text
     assert "waiting for data" not in text
     assert describe(tmp_path / "absent") == ""

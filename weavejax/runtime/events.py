@@ -1,7 +1,7 @@
 """Where the time of a run goes: an event log per process, and its reader.
 
 A line of `events/process-0.jsonl` is {"wall": end, Unix seconds, "attempt": of the start it belongs
-to, "event", "seconds", …facts}. Events: start (until the first batch is asked for), restore, compile
+to, "event", "seconds", …facts}. Events: start (until parameters are made), restore (or made), compile
 (the first step), step (with `first`, `last` and `wait`, the part spent waiting for data), evaluate,
 save (the part that stops training), stop.
 """
@@ -19,7 +19,7 @@ FOLDER = "events"
 SHOWN = ("start", "restore", "compile", "wait", "step", "evaluate", "save", "lost", "down")
 MEANING = {
     "start": "start-up, data preparation",
-    "restore": "restoring a checkpoint",
+    "restore": "parameters made or restored",
     "compile": "first step, with compilation",
     "wait": "waiting for data",
     "step": "training steps that count",
