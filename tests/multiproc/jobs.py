@@ -21,6 +21,7 @@ SMOKE = (
     "--config",
     "configs/gram.py:smoke",
     "--config.system=toy",
+    "--config.steps=24",
     "--config.optim.average=0.9",
     "--config.runtime.log_every=1",
     "--config.runtime.evaluate_batch=16",

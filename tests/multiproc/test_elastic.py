@@ -35,7 +35,7 @@ def test_a_run_stops_on_two_processes_and_goes_on_on_one(flags, whole, tmp_path)
         job.signal(0)
         job.done(75)
     step, stored = final_state(workdir)
-    assert 4 <= step < 12
+    assert 4 <= step < 24
     assert stored["step"] == step  # all there is of the state of the data
     with Job(1, tmp_path, *flags, "--workdir", workdir) as job:
         job.done()

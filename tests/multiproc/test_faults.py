@@ -28,9 +28,10 @@ def test_an_exception_or_a_stuck_process(kind, flags, tmp_path):
     flags = (*flags, *ENDLESS, *deadline, "--workdir", tmp_path / "run")
     with Job(2, tmp_path, *flags, environment=fault) as job:
         job.until(lambda: step_of(tmp_path / "run") >= 3)
-        statuses, _ = end(job)
+        statuses, seconds = end(job)
         assert all(statuses), statuses
         if kind == "raise":
+            assert seconds < 25  # a heartbeat, not the minutes of JAX's own exit
             assert "ValueError: a fault for the test" in job.log(1)
             assert stacks(job.log(0))
         else:

@@ -29,5 +29,5 @@ def test_fewer_are_skipped_and_the_run_goes_on(flags, tmp_path):
     with Job(1, tmp_path, *flags, environment={"FAULT": "nan:5", "FAULT_PROCESS": "0"}) as job:
         job.done()
     rows = [r for r in read_rows(workdir / "metrics.jsonl") if r["kind"] == "train"]
-    assert [row["refused steps %"] for row in rows] == [0] * 4 + [100] * 3 + [0] * 5
+    assert [row["refused steps %"] for row in rows] == [0] * 4 + [100] * 3 + [0] * 17
     assert rows[7]["loss"] is not None
