@@ -52,3 +52,21 @@ def trained(world, once, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "gram"
     shutil.copytree(made / "run", workdir)
     return workdir, (made / "stdout").read_text()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(megabytes) → a directory that is a file system of that size."""
+    room = tmp_path / "small"
+
+    def mounted(megabytes):
+        room.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(room)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            room.rmdir()
+            pytest.skip("mounting a small disk needs root")
+        return room
+
+    yield mounted
+    if room.exists():
+        subprocess.run(["umount", "-l", str(room)], check=True)

@@ -16,18 +16,6 @@ from weavejax.runtime.records import read_rows
 pytest.importorskip("moto")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 24 MB."""
-    room = tmp_path / "small"
-    room.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(room)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield room
-    subprocess.run(["umount", "-l", str(room)], check=True)
-
-
 def fill(disk):
     with (disk / "filler").open("wb", buffering=0) as file:
         try:
@@ -38,12 +26,13 @@ def fill(disk):
 
 
 def test_training_goes_on_while_the_disk_is_full(trained, world, small_disk):
-    workdir = small_disk / "run"
+    disk = small_disk(24)
+    workdir = disk / "run"
     flags = ("--config.steps=100000", "--config.runtime.save_every=10")
     flags += ("--config.runtime.evaluate_every=0", "--config.runtime.log_every=5")
     storage = ("--config.runtime.storage.retry=0.5", "--config.runtime.storage.alarm=2")
     command = [sys.executable, "-m", "weavejax.train", *SMOKE, *world, *flags, *storage]
-    log = small_disk.parent / "log"
+    log = disk.parent / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
             [*command, "--workdir", str(workdir)],
@@ -65,12 +54,12 @@ def test_training_goes_on_while_the_disk_is_full(trained, world, small_disk):
 
     try:
         until(lambda: steps())
-        fill(small_disk)
+        fill(disk)
         until(lambda: "ALARM: 2 saves in a row have failed" in log.read_text())
         good = max(steps(), default=0)
         said = log.read_text().count("step ")
         until(lambda: log.read_text().count("step ") > said + 3)  # training goes on
-        (small_disk / "filler").unlink()
+        (disk / "filler").unlink()
         until(lambda: max(steps(), default=0) > good)
         process.terminate()
         assert process.wait(60) == 75

@@ -179,24 +179,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(trained, world, tmp_path):
     assert "params/head/audio/kernel is (32, 128), needed (32, 64)" in result.stderr
 
 
-def test_a_full_disk_while_rendering_is_one_line_and_finished_clips_stay(tmp_path):
-    room = tmp_path / "small"
-    room.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(room)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        result = run(
-            "train",
-            *SMOKE,
-            f"--config.data.directory={room}",
-            "--workdir",
-            tmp_path / "w",
-            check=False,
-        )
-        finished = list(room.glob(".foley_world-staging/**/*.*"))
-    finally:
-        subprocess.run(["umount", str(room)], check=True)
+def test_a_full_disk_while_rendering_is_one_line_and_finished_clips_stay(small_disk, tmp_path):
+    room = small_disk(1)
+    flags = (f"--config.data.directory={room}", "--workdir", tmp_path / "w")
+    result = run("train", *SMOKE, *flags, check=False)
+    finished = list(room.glob(".foley_world-staging/**/*.*"))
     assert result.returncode == 2
     assert "is full" in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
