@@ -12,6 +12,13 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """Programs are compiled in half the time, here and in subprocesses; benches as users have them."""
+    if config.option.markexpr != "bench":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """once(name, make) → a directory that `make(directory)` filled, once for all test processes."""
@@ -34,10 +41,9 @@ def once(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(once):
-    """Programs of subprocesses are compiled once for all tests, and in half the time."""
+    """Programs of subprocesses are compiled once for all tests."""
     jax.devices()  # this process has read its settings: what follows is for subprocesses
     kept = {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(once("compiled", lambda directory: None)),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
