@@ -9,6 +9,7 @@ import soundfile
 from weavejax import systems
 from weavejax.data.sources import open_tfds, prepare_tfds
 from weavejax.losses import SCORES
+from weavejax.losses.score import pairwise
 from weavejax.metrics.report import Report
 from weavejax.runtime.loop import Every, Window, train_loop
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
@@ -114,7 +115,8 @@ def train(system, config, steps):
 
 
 def test_a_score_is_one_function_and_one_entry(monkeypatch):
-    monkeypatch.setitem(SCORES, "nearest", lambda anchor, clip, present: (clip @ anchor.T).max(1).T)
+    nearest = pairwise(lambda anchor, clip, present: (clip @ anchor.T).max(1).T)
+    monkeypatch.setitem(SCORES, "nearest", nearest)
     config = tiny_gram()
     config.loss.score, config.loss.warmup_steps, config.optim.lr = "nearest", 0, 3e-3
     losses = train(systems.build(config), config, 8)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from weavejax.losses.contrastive import two_way_cross_entropy
-from weavejax.losses.cosine import mean_cosine
 
 
 def literal(logits, smoothing):
@@ -57,14 +56,3 @@ def test_nothing_paired_gives_zero_and_finite_gradients():
     )
     assert float(total) == 0
     np.testing.assert_array_equal(grad, 0.0)
-
-
-def test_mean_cosine_averages_over_the_present_modalities():
-    rng = np.random.default_rng(0)
-    anchor, clip = rng.normal(size=(4, 8)), rng.normal(size=(3, 2, 8))
-    present = np.array([[True, True], [True, False], [False, False]])
-    got = mean_cosine(jnp.float32(anchor), jnp.float32(clip), jnp.asarray(present))
-    dots = np.einsum("ad,bmd->abm", anchor, clip)
-    np.testing.assert_allclose(got[:, 0], dots[:, 0].mean(-1), rtol=1e-5)
-    np.testing.assert_allclose(got[:, 1], dots[:, 1, 0], rtol=1e-5)
-    np.testing.assert_array_equal(got[:, 2], 0.0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from weavejax.losses import SCORES
-from weavejax.metrics.alignment import alignment_report, score_matrix
+from weavejax.metrics.alignment import alignment_report, candidate_pairs, find, galleries
 
 
 def space(n=12, noise=0.0, seed=0):
@@ -43,10 +43,11 @@ def test_rows_without_text_or_clip_leave_the_gallery_and_a_missing_stream_only_i
     vectors["audio_mask"][0] = False
     vectors["text_mask"][3] = False
     vectors["valid"][4] = False
-    sizes = {
-        s: score_matrix(SCORES["volume"], vectors, s)[1] for s in (("video", "audio"), ("video",))
-    }
-    assert sizes == {("video", "audio"): 9, ("video",): 8}
+    sizes = {(g.name, g.subset): len(g.rows) for g in galleries(vectors)}
+    assert sizes["all clips", ("video", "audio")] == 9
+    assert sizes["all clips", ("video",)] == 8
+    assert sizes["all clips", ("audio",)] == 9
+    assert ("clips with audio", ("audio",)) not in sizes
     assert (
         alignment_report(SCORES, "volume", vectors).scalars["volume/text→video+audio/R@1"] == 100.0
     )
@@ -60,3 +61,45 @@ def test_tables_and_histogram_hold_what_was_measured():
     groups = report.histograms["volumes"].groups
     assert len(groups["matched"]) == 12
     assert len(groups["mismatched"]) == 132
+
+
+def test_both_gallery_rules_are_reported_where_they_differ():
+    vectors = space(noise=0.05)
+    vectors["audio_mask"][:3] = False
+    report = alignment_report(SCORES, "volume", vectors)
+    rows = {tuple(row[:4]) for row in report.tables[0].rows}
+    assert ("volume", "video+audio", "all clips", 12) in rows
+    assert ("volume", "video+audio", "clips with audio", 9) in rows
+    assert report.scalars["volume/text→video+audio (clips with audio)/R@1"] == 100.0
+
+
+def test_the_second_stage_is_printed_beside_the_first():
+    """A match head that is right where the first stage is wrong, and the other way round."""
+    vectors = space(noise=0.35, seed=1)
+    vectors["audio_mask"][:3] = False
+    first = alignment_report(SCORES, "volume", vectors).scalars
+    pairs = candidate_pairs(SCORES["volume"], vectors, 4)
+    for matched, name in ((1.0, "right"), (0.0, "wrong")):
+        match = np.where(pairs[:, 0] == pairs[:, 1], matched, 0.5)
+        both = alignment_report(
+            SCORES, "volume", {**vectors, "pairs": pairs, "match": match}, top=4
+        )
+        scalars = both.scalars
+        assert {k: v for k, v in scalars.items() if ", then match" not in k} == first
+        for gallery in ("", " (clips with audio)"):
+            for way in ("text→video+audio", "video+audio→text"):
+                recall = scalars[f"volume, then match/{way}{gallery}/R@1"]
+                within = first[f"volume/{way}{gallery}/R@5"]
+                assert (recall >= first[f"volume/{way}{gallery}/R@1"]) == (name == "right")
+                assert recall <= within
+    assert any(row[0] == "volume, then match" for row in both.tables[0].rows)
+
+
+def test_what_a_score_learned_is_used():
+    vectors = space(noise=0.3)
+    gallery = next(galleries(vectors))
+    plain = find(SCORES["volume"], vectors, gallery, 3)[0]
+    learned = {**vectors, "score/alpha": np.float32(1.0)}  # α = 1 is the plain volume
+    np.testing.assert_array_equal(
+        find(SCORES["blended_volume"], learned, gallery, 3)[0].best, plain.best
+    )

@@ -24,49 +24,93 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from weavejax.losses.score import Learned, Score
+
 HIGHEST = lax.Precision.HIGHEST
+LORENTZ = -2.0
+LOG_FLOOR = 1e-4  # added to s² and h under the logarithm, whose slope it bounds
 
 
-def volume(anchor_ad: Array, clip_bmd: Array, present_bm: Array) -> Array:
-    """Volume of every anchor with every clip.
+def _volume(anchor_ad: Array, clips: tuple[Array, Array], learned: Learned) -> Array:
+    del learned
+    return -_base_times_height(anchor_ad, *clips)
 
-    Args:
-      anchor_ad: unit vectors [A, D].
-      clip_bmd: unit vectors [B, M, D], M = k − 1 ≥ 1.
-      present_bm: which modalities each clip has, bool [B, M]. An absent one is left out of the Gram
-        matrix (as an orthonormal phantom axis would be); what stands in its place is not read.
 
-    Returns:
-      [A, B] in [0, 1]: 0 when the vectors are linearly dependent, 1 when they are orthogonal.
-    """
+def _prepare_normalised(clip_bmd: Array, present_bm: Array) -> tuple[Array, Array]:
     basis_bmd, base_b, _ = gram_schmidt(clip_bmd, present_bm)
-    return _base_times_height(anchor_ad, basis_bmd, base_b)
+    return basis_bmd, jnp.ones_like(base_b)
 
 
-def shifted_volume(
-    anchor_ad: Array, clip_bmd: Array, present_bm: Array, shift: float = -2.0
-) -> Array:
-    r"""sqrt|det(G + shift·11ᵀ)|: the volume with a constant added to every entry of the Gram matrix.
+def _log_volume(anchor_ad: Array, clips: tuple[Array, Array], learned: Learned) -> Array:
+    del learned
+    basis_bmd, base_b = clips
+    height2_ab, _ = _height_squared(anchor_ad, basis_bmd)
+    return -0.5 * jnp.log(height2_ab + LOG_FLOOR) - jnp.log(base_b + LOG_FLOOR)[None, :]
 
-    shift = −2 is the hyperbolic volume of HyperGRAM (Na et al., CVPR 2026): the Lorentz lift of unit
-    vectors turns the Gram matrix C into C − 2·11ᵀ. Unlike the bare volume it tells a vector from its
-    opposite and has a slope at orthogonality (k = 2, shift = −2: sqrt((1 − c)(3 − c))).
 
-    By the matrix determinant lemma, with g_j = 1ᵀM_j⁻¹1 and b_ij = a_i·R_jᵀM_j⁻¹1,
-
-      V_ij² = h_j² · |s_ij²·(1 + shift·g_j) + shift·(1 − b_ij)²|.
-
-    Arguments and shape as `volume`.
-    """
+def _prepare_shifted(clip_bmd: Array, present_bm: Array) -> tuple[Array, ...]:
     basis_bmd, base_b, lower = gram_schmidt(clip_bmd, present_bm)
     coords_bm = _solve_ones(lower, present_bm)
-    height2_ab, _ = _height_squared(anchor_ad, basis_bmd)
     touch_bd = jnp.einsum("bm,bmd->bd", coords_bm, basis_bmd, precision=HIGHEST)
+    return basis_bmd, base_b, touch_bd, jnp.square(coords_bm).sum(1)
+
+
+def _shifted_from(anchor_ad: Array, clips: tuple[Array, ...], shift: float) -> Array:
+    basis_bmd, base_b, touch_bd, inverse_b = clips
+    height2_ab, _ = _height_squared(anchor_ad, basis_bmd)
     gap_ab = 1.0 - jnp.matmul(anchor_ad, touch_bd.T, precision=HIGHEST)
-    own_b = 1.0 + shift * jnp.square(coords_bm).sum(1)
+    own_b = 1.0 + shift * inverse_b
     return base_b[None, :] * _safe_sqrt(
         jnp.abs(height2_ab * own_b[None, :] + shift * jnp.square(gap_ab))
     )
+
+
+def _shifted_volume(anchor_ad: Array, clips: tuple[Array, ...], learned: Learned) -> Array:
+    del learned
+    return -_shifted_from(anchor_ad, clips, LORENTZ)
+
+
+def _blended_volume(anchor_ad: Array, clips: tuple[Array, ...], learned: Learned) -> Array:
+    alpha = learned["alpha"]
+    plain_ab = _base_times_height(anchor_ad, *clips[:2])
+    return -(1.0 - alpha) * _shifted_from(anchor_ad, clips, LORENTZ) - alpha * plain_ab
+
+
+VOLUME = Score(lambda clip, present: gram_schmidt(clip, present)[:2], _volume)
+"""−V_ij. V in [0, 1]: 0 when the vectors are linearly dependent, 1 when they are orthogonal. An absent
+modality is left out of the Gram matrix, as an orthonormal phantom axis would be."""
+
+NORMALISED_VOLUME = Score(_prepare_normalised, _volume)
+"""−V_ij/h_j = −sin of the angle between anchor and the clip's span: the volume without the bias h_j,
+which does not depend on the query and favours clips whose own modalities agree."""
+
+LOG_VOLUME = Score(lambda clip, present: gram_schmidt(clip, present)[:2], _log_volume)
+"""−log V_ij = −½ log(s_ij² + ε) − log(h_j + ε), ε = 1e-4: a product of ratios; h_j cancels in the
+softmax over anchors."""
+
+SHIFTED_VOLUME = Score(_prepare_shifted, _shifted_volume)
+r"""−sqrt|det(G − 2·11ᵀ)|: the hyperbolic volume of HyperGRAM (Na et al., CVPR 2026): the Lorentz lift
+of unit vectors turns the Gram matrix C into C − 2·11ᵀ. Unlike the bare volume it tells a vector from
+its opposite and has a slope at orthogonality (k = 2: sqrt((1 − c)(3 − c))).
+
+By the matrix determinant lemma, with g_j = 1ᵀM_j⁻¹1 and b_ij = a_i·R_jᵀM_j⁻¹1,
+
+  V_ij² = h_j² · |s_ij²·(1 − 2·g_j) − 2·(1 − b_ij)²|."""
+
+BLENDED_VOLUME = Score(_prepare_shifted, _blended_volume, {"alpha": 0.5})
+"""−(1 − α)·sqrt|det(G − 2·11ᵀ)| − α·V_ij with a learned α that starts at ½: HyperGRAM's full score."""
+
+
+def volume(anchor_ad: Array, clip_bmd: Array, present_bm: Array) -> Array:
+    """Volume [A, B] of every anchor [A,D] with every clip [B,M,D], unit vectors; `VOLUME` negated."""
+    return -VOLUME(anchor_ad, clip_bmd, present_bm)
+
+
+def shifted_volume(
+    anchor_ad: Array, clip_bmd: Array, present_bm: Array, shift: float = LORENTZ
+) -> Array:
+    """sqrt|det(G + shift·11ᵀ)| [A, B]; arguments as `volume`, see `SHIFTED_VOLUME`."""
+    return _shifted_from(anchor_ad, _prepare_shifted(clip_bmd, present_bm), shift)
 
 
 def gram_schmidt(clip_bmd: Array, present_bm: Array) -> tuple[Array, Array, list[list[Array]]]:

@@ -2,50 +2,128 @@
 pairwise cosines."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from weavejax.metrics.report import Histogram, Report, Table
-from weavejax.metrics.retrieval import CUTOFFS, ranks, recalls
+from weavejax.metrics.retrieval import CUTOFFS, Found, bootstrap, recalls, rerank, search
 
 Arrays = Mapping[str, np.ndarray]
-Scores = Mapping[str, Callable[..., jax.Array]]
 ANCHOR = "text"
-BLOCK = 1024  # anchors scored at a time
+MODALITIES = ("video", "audio", "subtitle", "depth")
+SHOWN = 2048  # clips whose volumes and cosines are described; a matrix of them fits anywhere
 
 
-def alignment_report(scores: Scores, headline: str, vectors: Arrays) -> Report:
+class Score(Protocol):
+    """What is needed of a score (`weavejax.losses.score.Score`)."""
+
+    @property
+    def prepare(self) -> Any: ...
+    @property
+    def compare(self) -> Any: ...
+    @property
+    def learned(self) -> Mapping[str, float]: ...
+    @property
+    def sees(self) -> str: ...
+
+
+class Gallery(NamedTuple):
+    """Who takes part in a retrieval.
+
+    Attributes:
+      name: for tables.
+      subset: what is seen of a clip.
+      rows: numbers of the pairs that are queries and candidates, int [N].
+    """
+
+    name: str
+    subset: tuple[str, ...]
+    rows: np.ndarray
+
+
+def clip_modalities(vectors: Arrays) -> list[str]:
+    """The modalities of the clip side, in their order."""
+    return [name for name in MODALITIES if name in vectors]
+
+
+def galleries(vectors: Arrays) -> Iterator[Gallery]:
+    """Every subset of modalities, the whole set first; all clips, and only those with audio.
+
+    Published recalls drop clips without audio, silently; both rules are reported where they differ. A
+    pair takes part when it has a text and at least one modality of the subset.
+    """
+    names = clip_modalities(vectors)
+    text = vectors["valid"] & vectors[f"{ANCHOR}_mask"]
+    for size in range(len(names), 0, -1):
+        for subset in itertools.combinations(names, size):
+            seen = text & np.stack([vectors[f"{name}_mask"] for name in subset], 1).any(1)
+            heard = seen & vectors.get("audio_mask", seen)
+            yield Gallery("all clips", subset, np.flatnonzero(seen))
+            if not np.array_equal(heard, seen):
+                yield Gallery("clips with audio", subset, np.flatnonzero(heard))
+
+
+def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple[Found, Found]:
+    """Text → clip and clip → text by one score; items are numbers within `gallery.rows`."""
+    clips = _clips(score, vectors, gallery)
+    # Per clip once and for all, so that the blocks only compare.
+    prepared = jax.tree.map(np.asarray, jax.jit(score.prepare)(*map(jnp.asarray, clips)))
+    learned = {
+        name: jnp.asarray(vectors.get(f"score/{name}", np.float32(value)))
+        for name, value in score.learned.items()
+    }
+    anchors = vectors[ANCHOR][gallery.rows]
+    return search(lambda a, c: score.compare(a, c, learned), anchors, prepared, top=top)
+
+
+def _clips(score: Score, vectors: Arrays, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+    if score.sees == "fused":
+        fused = vectors[f"fused:{'+'.join(gallery.subset)}"][gallery.rows]
+        return fused[:, None], np.ones((len(fused), 1), bool)
+    clip = np.stack([vectors[name][gallery.rows] for name in gallery.subset], axis=1)
+    present = np.stack([vectors[f"{name}_mask"][gallery.rows] for name in gallery.subset], axis=1)
+    return clip, present
+
+
+def alignment_report(
+    scores: Mapping[str, Score], headline: str, vectors: Arrays, *, top: int = 0
+) -> Report:
     """Retrieval both ways, volume statistics and cosines over one split.
 
     Args:
       scores: the dictionary of scores; `headline` and "cosine" are reported for every subset.
       headline: name of the score the model was trained with.
       vectors: unit vectors `<modality>` [N, D] with `<modality>_mask` [N], and `valid` [N]; row i of
-        the text belongs to row i of the clip.
+        the text belongs to row i of the clip. With a second stage also `pairs` [P, 2] (text, clip) and
+        their `match` probabilities [P].
+      top: candidates of the second stage.
     """
-    clip_modalities = [n for n in ("video", "audio", "subtitle") if n in vectors]
     scalars: dict[str, float] = {}
     rows = []
-    for name in dict.fromkeys((headline, "cosine")):
-        for subset in _subsets(clip_modalities):
-            sim, count = score_matrix(scores[name], vectors, subset)
-            if count < 2:
-                continue
-            ways = (recalls(ranks(sim)), recalls(ranks(sim.T)))
-            label = "+".join(subset)
-            for way, result in zip((f"text→{label}", f"{label}→text"), ways, strict=True):
-                scalars |= {f"{name}/{way}/{key}": value for key, value in result.items()}
-            rows.append([name, label, count, *ways[0].values(), *ways[1].values()])
-    heads = [f"R@{k}" for k in CUTOFFS] + ["MdR"]
-    columns = ["score", "clip seen as", "gallery"]
+    for name, gallery in itertools.product(
+        dict.fromkeys((headline, "cosine")), list(galleries(vectors))
+    ):
+        if len(gallery.rows) < 2:
+            continue
+        second = name == headline and "match" in vectors and gallery.subset == _whole(vectors)
+        found = find(scores[name], vectors, gallery, top if second else 0)
+        stages = {name: (found[0].rank, found[1].rank)}
+        if second:
+            stages[f"{name}, then match"] = _second_stage(vectors, gallery, found)
+        for stage, ranks in stages.items():
+            scalars |= _scalars(stage, gallery, ranks)
+            rows.append([stage, "+".join(gallery.subset), *_cells(gallery, ranks)])
+    heads = ["R@1", "95 %", *(f"R@{k}" for k in CUTOFFS[1:]), "MdR"]
+    columns = ["score", "clip seen as", "gallery", "of"]
     columns += [f"text→clip {h}" for h in heads] + [f"clip→text {h}" for h in heads]
     tables = [Table("Retrieval (recall in %, median rank)", columns, rows)]
 
-    volumes, volume_table = _volume_statistics(scores, vectors, clip_modalities)
-    cosine_table = _cosine_table(vectors, [ANCHOR, *clip_modalities])
+    volumes, volume_table = _volume_statistics(scores["volume"], vectors)
+    cosine_table = _cosine_table(vectors, [ANCHOR, *clip_modalities(vectors)])
     for row in (*volume_table.rows, *cosine_table.rows):
         scalars |= {
             f"{row[0]} {column}": value
@@ -55,39 +133,71 @@ def alignment_report(scores: Scores, headline: str, vectors: Arrays) -> Report:
     return Report(scalars, (*tables, volume_table, cosine_table), {"volumes": histogram})
 
 
-def _subsets(names: list[str]) -> list[tuple[str, ...]]:
-    """All non-empty subsets, the whole set first."""
-    sizes = range(len(names), 0, -1)
-    return [subset for size in sizes for subset in itertools.combinations(names, size)]
+def _whole(vectors: Arrays) -> tuple[str, ...]:
+    return tuple(clip_modalities(vectors))
 
 
-def score_matrix(
-    score: Callable[..., jax.Array], vectors: Arrays, subset: tuple[str, ...]
-) -> tuple[np.ndarray, int]:
-    """Scores of every text with every clip seen through `subset`: [N, N] and N.
-
-    Only rows with a text and at least one of the subset's modalities take part, as query and as
-    candidate.
-    """
-    clip = np.stack([vectors[name] for name in subset], axis=1)
-    present = np.stack([vectors[f"{name}_mask"] for name in subset], axis=1)
-    keep = vectors["valid"] & vectors[f"{ANCHOR}_mask"] & present.any(1)
-    anchor, clip, present = vectors[ANCHOR][keep], clip[keep], present[keep]
-    run = jax.jit(score)
-    blocks = [
-        np.asarray(run(jnp.asarray(anchor[start : start + BLOCK]), clip, present))
-        for start in range(0, len(anchor), BLOCK)
-    ]
-    return np.concatenate(blocks) if blocks else np.zeros((0, 0)), len(anchor)
+def _scalars(stage: str, gallery: Gallery, ranks: tuple[np.ndarray, ...]) -> dict[str, float]:
+    label = "+".join(gallery.subset)
+    suffix = "" if gallery.name == "all clips" else f" ({gallery.name})"
+    return {
+        f"{stage}/{way}{suffix}/{key}": value
+        for way, rank in zip((f"text→{label}", f"{label}→text"), ranks, strict=True)
+        for key, value in recalls(rank).items()
+    }
 
 
-def _volume_statistics(
-    scores: Scores, vectors: Arrays, subset: list[str]
-) -> tuple[dict[str, np.ndarray], Table]:
-    sim, count = score_matrix(scores["volume"], vectors, tuple(subset))
-    own = np.eye(count, dtype=bool)
+def _cells(gallery: Gallery, ranks: tuple[np.ndarray, ...]) -> list[str | int | float]:
+    cells: list[str | int | float] = [gallery.name, len(gallery.rows)]
+    for rank in ranks:
+        first, *rest = recalls(rank).values()
+        low, high = bootstrap(rank)
+        cells += [first, f"{low:.1f}–{high:.1f}", *rest]
+    return cells
+
+
+def candidate_pairs(score: Score, vectors: Arrays, top: int) -> np.ndarray:
+    """(text, clip) of everything a second stage has to look at, both ways, both galleries: [P, 2]."""
+    found = []
+    for gallery in galleries(vectors):
+        if gallery.subset != _whole(vectors) or len(gallery.rows) < 2:
+            continue
+        there, back = find(score, vectors, gallery, top)
+        query = np.repeat(gallery.rows, there.best.shape[1])
+        found.append(np.stack([query, gallery.rows[there.best.reshape(-1)]], 1))
+        found.append(np.stack([gallery.rows[back.best.reshape(-1)], query], 1))
+    return np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
+
+
+def _second_stage(
+    vectors: Arrays, gallery: Gallery, found: tuple[Found, Found]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks both ways by match probability among the candidates."""
+    size = len(vectors["valid"])
+    keys = vectors["pairs"][:, 0] * size + vectors["pairs"][:, 1]  # ascending, see candidate_pairs
+    ranks = []
+    for direction, side in enumerate(found):
+        query = np.broadcast_to(gallery.rows[:, None], side.best.shape)
+        item = gallery.rows[side.best]
+        text, clip = (query, item) if direction == 0 else (item, query)
+        probability = vectors["match"][np.searchsorted(keys, text * size + clip)]
+        ranks.append(rerank(side, np.arange(len(gallery.rows)), probability))
+    return ranks[0], ranks[1]
+
+
+def _described(vectors: Arrays, gallery: Gallery) -> Gallery:
+    """The gallery, thinned out evenly where it is large."""
+    return gallery._replace(rows=gallery.rows[:: -(-len(gallery.rows) // SHOWN) or 1])
+
+
+def _volume_statistics(score: Score, vectors: Arrays) -> tuple[dict[str, np.ndarray], Table]:
+    gallery = _described(vectors, next(galleries(vectors)))
+    clip, present = _clips(score, vectors, gallery)
+    prepared = score.prepare(jnp.asarray(clip), jnp.asarray(present))
+    sim = np.asarray(score.compare(jnp.asarray(vectors[ANCHOR][gallery.rows]), prepared, {}))
+    own = np.eye(len(gallery.rows), dtype=bool)
     groups = {"matched": -sim[own], "mismatched": -sim[~own]}
-    title = f"Volumes of text with {'+'.join(subset)}"
+    title = f"Volumes of text with {'+'.join(gallery.subset)}"
     return groups, _statistics(title, {f"volume, {n}": v for n, v in groups.items()})
 
 
@@ -95,7 +205,8 @@ def _cosine_table(vectors: Arrays, names: list[str]) -> Table:
     samples = {}
     for one, other in itertools.combinations(names, 2):
         keep = vectors["valid"] & vectors[f"{one}_mask"] & vectors[f"{other}_mask"]
-        cosine = vectors[one][keep] @ vectors[other][keep].T
+        rows = _described(vectors, Gallery("", (), np.flatnonzero(keep))).rows
+        cosine = vectors[one][rows] @ vectors[other][rows].T
         own = np.eye(len(cosine), dtype=bool)
         samples[f"cos({one}, {other}), matched"] = cosine[own]
         samples[f"cos({one}, {other}), mismatched"] = cosine[~own]
