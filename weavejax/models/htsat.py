@@ -8,7 +8,6 @@ not learn here: each is the scale and bias it comes to.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -24,20 +23,18 @@ from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
     Mlp,
-    MultiHeadAttention,
     PatchEmbed,
     Rule,
     drop_path,
     fan_in,
     run_blocks,
-    trunc_normal,
 )
+from weavejax.ops.windows import MergeNeighbours, WindowAttention, cubic_matrix
 
 EPSILON = 1e-5
 MLP_RATIO = 4
 VIEWS = 4  # of a long sound, for fusion: all of it, and three parts
 LOCAL_STRETCH = 3  # patches of the parts are three times as wide
-CUBIC = -0.75  # PyTorch's bicubic kernel
 # In PyTorch's files: of batch norms and of windows, nothing learned.
 BUFFERS = (".num_batches_tracked", ".relative_position_index")
 
@@ -178,7 +175,7 @@ class Htsat(nn.Module):
         x = LayerNorm(EPSILON, dtype, name="patch_norm")(x)
         for stage, (depth, heads) in enumerate(zip(c.depths, c.heads, strict=True)):
             if stage:
-                x = Merge(dtype, name=f"merge_{stage}")(x)
+                x = MergeNeighbours(dtype, EPSILON, name=f"merge_{stage}")(x)
             x = Stage(
                 c,
                 depth,
@@ -275,23 +272,6 @@ class Squeeze(nn.Module):
         return x
 
 
-class Merge(nn.Module):
-    """Four neighbouring tokens to one of twice the width."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, G · G, width]`` → ``[N, G/2 · G/2, 2 · width]``."""
-        side = round(x.shape[1] ** 0.5)
-        x = rearrange(x, "n (h p w q) d -> n (h w) (q p d)", h=side // 2, p=2, q=2)
-        x = LayerNorm(EPSILON, self.dtype, name="norm")(x)
-        width = x.shape[-1] // 2
-        return nn.Dense(
-            width, use_bias=False, dtype=self.dtype, kernel_init=trunc_normal, name="reduce"
-        )(x)
-
-
 class Stage(nn.Module):
     """The blocks of one resolution, in pairs: whole windows, then shifted ones."""
 
@@ -335,7 +315,9 @@ class Pair(nn.Module):
         side = round(x.shape[1] ** 0.5)
         for number, part in enumerate(("whole", "shifted")):
             shift = c.window // 2 if number and side > c.window else 0
-            attend = WindowAttention(c, self.heads, shift, name=f"{part}_window")
+            attend = WindowAttention(
+                self.heads, c.window, shift, dtype, c.attention, name=f"{part}_window"
+            )
             mlp = Mlp(MLP_RATIO * width, width, dtype, name=f"{part}_mlp")
             place = self.before + 2 * layer + number
             y = attend(LayerNorm(EPSILON, dtype, name=f"{part}_norm1")(x))
@@ -350,80 +332,6 @@ class Pair(nn.Module):
             return branch
         rate = place.astype(jnp.float32) * (c.drop_path / max(sum(c.depths) - 1, 1))
         return drop_path(branch, rate, self.make_rng("dropout"))
-
-
-class WindowAttention(nn.Module):
-    """Attention within square windows of the grid, with a learned bias by relative position."""
-
-    config: HtsatConfig
-    heads: int
-    shift: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, G · G, width]`` → the same."""
-        c = self.config
-        size, width = len(x), x.shape[-1]
-        side, window = round(x.shape[1] ** 0.5), c.window
-        relative = (2 * window - 1) ** 2
-        bias = self.param("relative_bias", trunc_normal, (relative, self.heads))
-        bias = bias[relative_index(window)].transpose(2, 0, 1)[None]
-        x = x.reshape(size, side, side, width)
-        x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
-        x = rearrange(x, "n (h p) (w q) d -> (n h w) (p q) d", p=window, q=window)
-        mask = None
-        if self.shift:
-            mask = jnp.tile(window_mask(side, window, self.shift), (size, 1, 1, 1))
-        attend = MultiHeadAttention(
-            width, self.heads, jnp.dtype(c.dtype), backend=c.attention, name="attention"
-        )
-        x = attend(x, bias=lambda _: bias, mask=mask)
-        grid = {"h": side // window, "w": side // window, "p": window}
-        x = rearrange(x, "(n h w) (p q) d -> n (h p) (w q) d", **grid)
-        x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
-        return x.reshape(size, side * side, width)
-
-
-@lru_cache(maxsize=8)
-def relative_index(window: int) -> np.ndarray:
-    """Which row of the bias belongs to each pair of a window's places: int ``[W², W²]``."""
-    rows, columns = (axis.ravel() for axis in np.mgrid[:window, :window])
-    down = rows[:, None] - rows[None] + window - 1
-    across = columns[:, None] - columns[None] + window - 1
-    return down * (2 * window - 1) + across
-
-
-@lru_cache(maxsize=8)
-def window_mask(side: int, window: int, shift: int) -> np.ndarray:
-    """Who may see whom in each shifted window: bool ``[windows, 1, W², W²]``.
-
-    Rolling brings opposite edges of the grid into one window; they must not see each other.
-    """
-    place = np.arange(side)
-    region = (place >= side - window).astype(int) + (place >= side - shift)
-    grid = rearrange(
-        3 * region[:, None] + region[None], "(h p) (w q) -> (h w) (p q)", p=window, q=window
-    )
-    return (grid[:, :, None] == grid[:, None, :])[:, None]
-
-
-@lru_cache(maxsize=8)
-def cubic_matrix(source: int, target: int) -> np.ndarray:
-    """Cubic interpolation that keeps both ends: float32 ``[target, source]``.
-
-    As torch's ``interpolate(mode="bicubic", align_corners=True)`` along one axis: places beyond an
-    end repeat it.
-    """
-    place = np.arange(target) * ((source - 1) / (target - 1))
-    first = np.floor(place).astype(int)
-    matrix = np.zeros((target, source))
-    for offset in range(-1, 3):
-        distance = np.abs(place - (first + offset))
-        near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
-        far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
-        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-        np.add.at(matrix, (np.arange(target), np.clip(first + offset, 0, source - 1)), weight)
-    return matrix.astype(np.float32)
 
 
 def _stretch(x: jax.Array, config: HtsatConfig) -> jax.Array:
