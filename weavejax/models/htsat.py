@@ -134,6 +134,19 @@ def rules(config: HtsatConfig) -> tuple[Rule, ...]:
     return (*rules, (r"^projection/fc\d/kernel$", ("data", None))) if config.projection else rules
 
 
+def flops(config: HtsatConfig) -> float:
+    """Of one spectrogram's forward pass: multiply-adds counted twice, attention included."""
+    patches = config.grid**2
+    total = 2.0 * patches * config.patch**2 * config.width
+    for stage, depth in enumerate(config.depths):
+        width, tokens = config.width << stage, patches >> (2 * stage)
+        per_token = (4 + 2 * MLP_RATIO) * width**2 + 2 * config.window**2 * width
+        total += 2.0 * depth * tokens * per_token
+        if stage:
+            total += 2.0 * tokens * 2 * width * width
+    return total
+
+
 class Htsat(nn.Module):
     """Log mel spectrograms to tokens."""
 
