@@ -91,6 +91,7 @@ def _world() -> ConfigDict:
             "candidates": 8,  # frames of a clip that are decoded; training picks among them
             "size": 112,
             "crop": "squash",
+            "front_end": "kaldi",  # clap, clap_fused: at 48 kHz, 10 ms a frame as well
             "rate": 16_000,
             "mels": 64,
             "audio_frames": 400,  # 10 ms each; 398 hold sound in a clip of 4 s
@@ -105,6 +106,7 @@ def _world() -> ConfigDict:
         {
             "dim": 128,
             "vision": {
+                "kind": "eva",  # clip, siglip: with the fields of their own configs
                 "patch": 16,
                 "width": 96,
                 "layers": 3,
@@ -113,6 +115,7 @@ def _world() -> ConfigDict:
                 "drop_path": 0.0,
             },
             "audio": {
+                "kind": "beats",  # htsat
                 "patch": 16,
                 "patch_width": 96,
                 "width": 96,
@@ -129,6 +132,7 @@ def _world() -> ConfigDict:
                 "layerdrop": 0.0,
             },
             "text": {
+                "kind": "bert",  # roberta, clip: with their own tokenizers
                 "vocab": 512,
                 "positions": 40,
                 "types": 2,

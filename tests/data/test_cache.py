@@ -154,6 +154,8 @@ def test_key_depends_on_what_decoding_depends_on(tmp_path: Path) -> None:
         path(crop="crop_flip"),
         path(candidates=4),
         path(std=1.0),
+        path(front_end="clap", rate=48000),
+        path(front_end="clap_fused", rate=48000),
     ]
     assert len(set(distinct)) == len(distinct)
 

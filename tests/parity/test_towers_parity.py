@@ -150,18 +150,20 @@ def test_from_torch_stacks_blocks_for_scan(name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, stacked, stack_blocks(separate))
 
 
-def test_from_torch_names_what_a_batch_norm_lacks() -> None:
+def test_from_torch_names_what_a_tower_lacks() -> None:
     tensors = state(recorded("towers/htsat_fused"))
-    norm = "patch_embed.fusion_model.local_att.1"
-    del tensors[f"{norm}.running_var"]
-    tensors["batch_norm.weight"] = np.ones(5, np.float32)
+    config = TOWERS["htsat_fused"][2]
+    tensors["norm.weight"] = np.ones(5, np.float32)
     tensors["embeddings.unheard_of"] = np.ones(5, np.float32)
     with pytest.raises(UserError) as error:
-        htsat.from_torch(tensors, TOWERS["htsat_fused"][2])
-    message = str(error.value)
-    assert f"missing {norm}.running_var" in message
-    assert "mis-shaped batch_norm.weight: (5,)" in message
-    assert "unused embeddings.unheard_of" in message
+        htsat.from_torch(tensors, config)
+    assert "mis-shaped norm.weight: (5,)" in str(error.value)
+    assert "unused embeddings.unheard_of" in str(error.value)
+    norm = "patch_embed.fusion_model.local_att.1"
+    del tensors[f"{norm}.running_var"], tensors["batch_norm.weight"]
+    with pytest.raises(UserError) as error:
+        htsat.from_torch(tensors, config)
+    assert f"not whole: missing batch_norm.weight, {norm}.running_var" in str(error.value)
 
 
 @pytest.mark.parity

@@ -147,6 +147,7 @@ def encode(tokenizer: Tokenizer, text: str, length: int) -> np.ndarray:
     found = marks(tokenizer)
     start, end = tokenizer.token_to_id(found.start), tokenizer.token_to_id(found.end)
     padding = np.full(length, tokenizer.token_to_id(found.pad), np.int32)
+    tokenizer.encode_special_tokens = True  # a text that spells a mark does not set it
     ids = tokenizer.encode(text, add_special_tokens=False).ids[: length - 2]
     tokens = np.array([start, *ids, end], np.int32)
     return np.concatenate([tokens, padding])[:length]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from weavejax.models.htsat_names import table
+from weavejax.models.htsat_names import BUFFERS, fold_batch_norms, table
 from weavejax.models.torch_names import convert
 from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
@@ -35,8 +35,6 @@ EPSILON = 1e-5
 MLP_RATIO = 4
 VIEWS = 4  # of a long sound, for fusion: all of it, and three parts
 LOCAL_STRETCH = 3  # patches of the parts are three times as wide
-# In PyTorch's files: of batch norms and of windows, nothing learned.
-BUFFERS = (".num_batches_tracked", ".relative_position_index")
 
 
 @dataclass(frozen=True)
@@ -373,7 +371,7 @@ def from_torch(state: Mapping[str, np.ndarray], config: HtsatConfig) -> dict[str
         lambda x: Htsat(plain).init(jax.random.key(0), x, deterministic=True), mel
     )
     return convert(
-        state,
+        fold_batch_norms(state),
         table(config.depths, fusion=config.fusion, projection=bool(config.projection)),
         shapes=shapes["params"],
         model="HTS-AT",

@@ -1,8 +1,38 @@
 """PyTorch names of HTS-AT's parameters, as in transformers' ``modeling_clap.py``."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, batch_norm, conv_2d, dense, norm
+from weavejax.errors import UserError
+from weavejax.models.torch_names import Source, Table, conv_2d, dense, norm
+
+BATCH_NORM_EPSILON = 1e-5  # PyTorch's default
+# Nothing learned: counters of batch norms, places within windows.
+BUFFERS = (".num_batches_tracked", ".relative_position_index")
+
+
+def fold_batch_norms(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict with every batch norm as it acts when it does not learn.
+
+    Its weight and bias become the one scale and the one bias that it comes to; its statistics go.
+
+    Raises:
+        UserError: a batch norm is not complete.
+    """
+    folded = {key: np.asarray(tensor) for key, tensor in state.items()}
+    names = {
+        key.rpartition(".")[0] for key in state if key.endswith((".running_mean", ".running_var"))
+    }
+    parts = ("weight", "bias", "running_mean", "running_var")
+    missing = [f"{n}.{part}" for n in sorted(names) for part in parts if f"{n}.{part}" not in state]
+    if missing:
+        raise UserError(f"HTS-AT's batch norms are not whole: missing {', '.join(missing)}")
+    for name in names:
+        weight, bias, mean, variance = (folded.pop(f"{name}.{part}") for part in parts)
+        scale = weight.astype(np.float64) / np.sqrt(variance + BATCH_NORM_EPSILON)
+        folded |= {f"{name}.weight": scale, f"{name}.bias": bias - mean * scale}
+    return folded
 
 
 def table(depths: tuple[int, ...], *, fusion: bool, projection: bool) -> Table:
@@ -14,7 +44,7 @@ def table(depths: tuple[int, ...], *, fusion: bool, projection: bool) -> Table:
         projection: with CLAP's projection.
     """
     names: Table = {
-        **batch_norm("mel", "batch_norm"),
+        **norm("mel", "batch_norm"),
         "patch/kernel": Source("patch_embed.proj.weight", conv_2d),
         "patch/bias": Source("patch_embed.proj.bias"),
         **norm("patch_norm", "patch_embed.norm"),
@@ -65,7 +95,7 @@ def _fusion() -> Table:
             key = f"patch_embed.fusion_model.{theirs}"
             names[f"fusion/{ours}/fc{number}/kernel"] = Source(f"{key}.{at}.weight", _pixel)
             names[f"fusion/{ours}/fc{number}/bias"] = Source(f"{key}.{at}.bias")
-            names |= batch_norm(f"fusion/{ours}/norm{number}", f"{key}.{at + 1}")
+            names |= norm(f"fusion/{ours}/norm{number}", f"{key}.{at + 1}")
     return names
 
 

@@ -14,23 +14,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from weavejax.errors import UserError
 from weavejax.ops.transformer import stack_blocks
 
-BATCH_NORM_EPSILON = 1e-5  # PyTorch's default
-
 
 class Source(NamedTuple):
     """Where a linen leaf comes from.
 
     Attributes:
         key: PyTorch key.
-        layout: maps the PyTorch array to the linen one, and those of ``others`` with it.
+        layout: maps the PyTorch array to the linen one.
         copies: further keys that published files hold the same tensor under.
-        others: further keys whose tensors the leaf is computed from.
     """
 
     key: str
-    layout: Callable[..., np.ndarray] = np.asarray
+    layout: Callable[[np.ndarray], np.ndarray] = np.asarray
     copies: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
 
 
 Table = dict[str, Source]
@@ -52,24 +48,6 @@ def norm(path: str, key: str) -> Table:
 def conv_2d(weight: np.ndarray) -> np.ndarray:
     """``[out, in, h, w]`` → ``[h, w, in, out]``."""
     return weight.transpose(2, 3, 1, 0)
-
-
-def batch_norm(path: str, key: str) -> Table:
-    """``nn.BatchNorm`` as it acts when it does not learn: one scale and one bias a channel."""
-
-    def scale(weight: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        return np.asarray(weight, np.float64) / np.sqrt(variance + BATCH_NORM_EPSILON)
-
-    def bias(
-        bias: np.ndarray, weight: np.ndarray, mean: np.ndarray, variance: np.ndarray
-    ) -> np.ndarray:
-        return bias - mean * scale(weight, variance)
-
-    mean, variance = f"{key}.running_mean", f"{key}.running_var"
-    return {
-        f"{path}/scale": Source(f"{key}.weight", scale, others=(variance,)),
-        f"{path}/bias": Source(f"{key}.bias", bias, others=(f"{key}.weight", mean, variance)),
-    }
 
 
 def convert(
@@ -97,18 +75,16 @@ def convert(
     wanted = {path: leaf.shape for path, leaf in flatten_dict(dict(shapes), sep="/").items()}
     if wanted.keys() != table.keys():
         raise AssertionError(f"{model}: table and model differ: {wanted.keys() ^ table.keys()}")
-    used = {
-        key for source in table.values() for key in (source.key, *source.copies, *source.others)
-    }
+    used = {key for source in table.values() for key in (source.key, *source.copies)}
     problems = [f"unused {key}" for key in sorted(state.keys() - used - ignore)]
     problems += [f"missing {key}" for key in sorted(used - state.keys())]
     leaves: dict[str, np.ndarray] = {}
     for path, source in table.items():
-        if not state.keys() >= {source.key, *source.others}:
+        if source.key not in state:
             continue
-        tensor, *others = (np.asarray(state[key]) for key in (source.key, *source.others))
+        tensor = np.asarray(state[source.key])
         try:
-            leaves[path] = np.ascontiguousarray(source.layout(tensor, *others), np.float32)
+            leaves[path] = np.ascontiguousarray(source.layout(tensor), np.float32)
         except ValueError:  # a layout meets an array of another rank or size
             leaves[path] = tensor
         if leaves[path].shape != wanted[path]:
