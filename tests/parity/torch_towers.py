@@ -4,11 +4,17 @@ As `torch_references`: one flat dictionary of arrays for each. Imported only whe
 extra is installed.
 """
 
+import copy
+import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 Recording = dict[str, np.ndarray]
 BLOCKS = {
@@ -236,6 +242,22 @@ def counts() -> Recording:
         with torch.device("meta"):
             found[name] = np.array(sum(p.numel() for p in kind(config).parameters()))
     return found
+
+
+def whole(name: str, config: dict[str, Any]) -> tuple[Recording, dict[str, Any]]:
+    """A whole model's state dict and `config.json`, as transformers writes them."""
+    kinds = {
+        "clip": (transformers.CLIPModel, transformers.CLIPConfig),
+        "siglip": (transformers.SiglipModel, transformers.SiglipConfig),
+        "clap": (transformers.ClapModel, transformers.ClapConfig),
+    }
+    model, sizes = kinds[name]
+    made = model(sizes(**copy.deepcopy(config)))
+    with tempfile.TemporaryDirectory() as folder:
+        made.save_pretrained(folder)
+        written = json.loads(Path(folder, "config.json").read_text())
+        state = load_file(Path(folder, "model.safetensors"))
+    return state, written
 
 
 REFERENCES: dict[str, Callable[[], Recording]] = {

@@ -366,7 +366,7 @@ def from_torch(state: Mapping[str, np.ndarray], config: HtsatConfig) -> dict[str
         UserError: naming every unused, missing or mis-shaped key.
     """
     plain = replace(config, scan=False)
-    mel = jax.ShapeDtypeStruct((1, config.frames, config.mels), jnp.float32)
+    mel = jax.ShapeDtypeStruct((1, config.side, config.mels), jnp.float32)
     shapes = jax.eval_shape(
         lambda x: Htsat(plain).init(jax.random.key(0), x, deterministic=True), mel
     )
