@@ -91,6 +91,7 @@ def _world() -> ConfigDict:
             "candidates": 8,  # frames of a clip that are decoded; training picks among them
             "size": 112,
             "crop": "squash",
+            "resize": "bilinear",  # without antialiasing; bicubic with it, for CLIP and SigLIP
             "front_end": "kaldi",  # clap, clap_fused: at 48 kHz, 10 ms a frame as well
             "rate": 16_000,
             "mels": 64,

@@ -191,6 +191,7 @@ def test_same_seed_same_example() -> None:
     [
         {"front_end": "mel"},
         {"front_end": "clap"},
+        {"resize": "cubic"},
         {"crop": "round"},
         {"frames": 9},
         {"chunks": 0},

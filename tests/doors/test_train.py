@@ -135,7 +135,6 @@ def test_a_checkpoint_restores_with_its_config(trained):
             ["--config.model.text.kind=roberta"],
             "is of the kind 'bert', model.text.kind is 'roberta'",
         ),
-        (["--config.model.audio.kind=htsat"], "model.audio (htsat): unknown attention_dropout, "),
         (["--config.data.source=files", "--config.data.root={empty}"], "{empty}"),
         (["--config.data.source=files", "--config.data.root={odd}"], "colour"),
         (["--config.data.source=files"], "give the folder of clips, --config.data.root=DIR"),

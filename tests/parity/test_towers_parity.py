@@ -20,10 +20,12 @@ from recorded import (
     state,
 )
 
+from weavejax.data.resize import bicubic, centre_window
 from weavejax.errors import UserError
 from weavejax.models import bert, clip_text, clip_vision, htsat
 from weavejax.ops.log_mel import fusion_views, log_mel, repeat_pad
 from weavejax.ops.transformer import stack_blocks
+from weavejax.systems.encoders import HALF, IMAGE_MEAN, IMAGE_STD, normalise_images
 
 BLOCKS: dict[str, Any] = {"width": 32, "layers": 2, "heads": 4, "mlp": 64}
 SIGLIP: dict[str, Any] = {"activation": "gelu_pytorch_tanh", "epsilon": 1e-6}
@@ -71,7 +73,7 @@ TOWERS: dict[str, tuple[Any, Any, Any]] = {
     "htsat": (htsat, htsat.Htsat, HTSAT),
     "htsat_fused": (htsat, htsat.Htsat, replace(HTSAT, fusion=True)),
 }
-NAMES = (*TOWERS, "log_mel", "counts")
+NAMES = (*TOWERS, "log_mel", "pictures", "counts")
 OUTPUTS = ("output", "joint")
 
 
@@ -117,6 +119,20 @@ def test_log_mel(reference: Recording) -> None:
         views, longer = fusion_views(wave, samples=4_800)
         assert not longer
         assert all(relative_error(view, case["fusion"]) < 1e-5 for view in views)
+
+
+@pytest.mark.parametrize("name", ["pictures"])
+def test_pictures(reference: Recording) -> None:
+    for case in cases(reference).values():
+        image = case["image"]
+        size, window = centre_window(image.shape[:2], 24)
+        cut = bicubic(image, size, (window[0], window[1], 24, 24))
+        squashed = bicubic(image, (24, 24))
+        for ours, statistics, theirs in (
+            (cut, (IMAGE_MEAN, IMAGE_STD), case["clip"]),
+            (squashed, (HALF, HALF), case["siglip"]),
+        ):
+            assert relative_error(np.asarray(normalise_images(ours, *statistics)), theirs) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["counts"])

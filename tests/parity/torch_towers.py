@@ -190,6 +190,27 @@ def _extract(samples: np.ndarray, mode: str) -> dict[str, np.ndarray]:
     )
 
 
+def pictures() -> Recording:
+    """Pillow's bicubic resizing, by CLIP's preprocessing (squares cut out) and by SigLIP's.
+
+    Left out are shapes for which Pillow 13 takes rows before columns, and those whose square cannot
+    lie in the middle: transformers rounds its place down, the published CLIP to the nearest.
+    """
+    clip = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+    )
+    siglip = transformers.SiglipImageProcessorPil(size={"height": 24, "width": 24})
+    record: Recording = {}
+    shapes = {"wide": (50, 88), "high": (90, 60), "small": (9, 13), "same": (24, 24)}
+    for case, shape in shapes.items():
+        image = np.random.default_rng(shape[0]).integers(0, 256, (*shape, 3), np.uint8)
+        record[f"{case}/image"] = image
+        for name, processor in (("clip", clip), ("siglip", siglip)):
+            given = processor(image, return_tensors="np")["pixel_values"][0]
+            record[f"{case}/{name}"] = given.transpose(1, 2, 0).astype(np.float32)
+    return record
+
+
 def counts() -> Recording:
     """Parameters of the published sizes, projections included: without memory, on "meta"."""
     picture, sentence = transformers.CLIPVisionConfig, transformers.CLIPTextConfig
@@ -269,6 +290,7 @@ REFERENCES: dict[str, Callable[[], Recording]] = {
     "htsat": htsat,
     "htsat_fused": htsat_fused,
     "log_mel": log_mel,
+    "pictures": pictures,
     "counts": counts,
 }
 

@@ -26,6 +26,7 @@ VERSION = 1  # raise when the meaning of `decode_clip`'s result changes
 DECODING = (
     "size",
     "crop",
+    "resize",
     "candidates",
     "front_end",
     "rate",

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from weavejax.data.clip import Clip, DecodeError
 from weavejax.data.decode import Media, decode_audio
-from weavejax.data.resize import bilinear
+from weavejax.data.resize import FILTERS, bilinear
 from weavejax.data.text import encode
 from weavejax.errors import UserError
 from weavejax.ops.fbank import kaldi_fbank
@@ -37,6 +37,8 @@ class ExampleSpec:
       size: side of a frame in pixels, S.
       crop: "squash" resizes to the square whatever the aspect ratio; "crop_flip" takes the
         central square, and in training a random 80–100 % of its area, mirrored half of the time.
+      resize: "bilinear" without antialiasing, as GRAM's towers saw pictures; "bicubic" with it, as
+        CLIP's and SigLIP's did.
       candidates: frames decoded (and cached) per clip, at the middles of equal parts.
       front_end: "kaldi", as BEATs takes it; "clap" or "clap_fused", as CLAP's encoders without
         and with feature fusion take it (at 48 kHz).
@@ -55,6 +57,7 @@ class ExampleSpec:
     frames: int = 2
     size: int = 112
     crop: str = "squash"
+    resize: str = "bilinear"
     candidates: int = 8
     front_end: str = KALDI
     rate: int = 16000
@@ -70,6 +73,8 @@ class ExampleSpec:
     def __post_init__(self) -> None:
         if self.crop not in ("squash", "crop_flip"):
             raise UserError(f"crop is {self.crop!r}: it must be 'squash' or 'crop_flip'")
+        if self.resize not in FILTERS:
+            raise UserError(f"resize is {self.resize!r}: it must be one of {', '.join(FILTERS)}")
         if self.front_end not in (KALDI, *MEL_SCALES):
             names = ", ".join((KALDI, *MEL_SCALES))
             raise UserError(f"front_end is {self.front_end!r}: it must be one of {names}")
@@ -109,7 +114,10 @@ def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
                 raise DecodeError("no video or audio stream")
             if has_video:
                 crop = "squash" if spec.crop == "squash" else "centre"
-                video = media.frames(count=spec.candidates, size=(spec.size, spec.size), crop=crop)
+                square = (spec.size, spec.size)
+                video = media.frames(
+                    count=spec.candidates, size=square, crop=crop, resize=spec.resize
+                )
             if wave is None and media.has_audio:
                 wave = media.audio(spec.rate)
     chunks = _chunks(wave, spec)
