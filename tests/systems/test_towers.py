@@ -9,6 +9,7 @@ import pytest
 
 from weavejax import systems
 from weavejax.errors import UserError
+from weavejax.models import hugging_face
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.sharding import device_bytes, shardings
@@ -28,8 +29,8 @@ SECTIONS = {
         "patch": 2,
         "window": 4,
         "width": 8,
-        "depths": (2, 2),
-        "heads": (2, 2),
+        "depths": (2,),
+        "heads": (2,),
         "projection": 8,
     },
     "roberta": {"vocab": 64, "positions": 16, "types": 1, "projection": 8, **BLOCKS},
@@ -117,7 +118,7 @@ def test_encode_gives_the_tokens_that_the_summaries_are_of():
     }
     assert shapes == {
         "video": [(4, 3, 1 + 4, 16), (4, 3, 16)],
-        "audio": [(4, 2, 8 * 8, 16), (4, 2, 16)],
+        "audio": [(4, 2, 16 * 16, 8), (4, 2, 8)],
         "text": [(4, 1, 12, 16), (4, 1, 16)],
     }
 
@@ -145,6 +146,19 @@ def test_flops_are_those_of_the_compiled_products(part, kind):
     assert 1.0 <= lowered.cost_analysis()["flops"] / tower.flops(12) < 1.3
 
 
+def test_a_published_model_is_a_section_of_a_config():
+    config = tiny_gram()
+    config.inputs.update({"mels": 64, "audio_frames": 1001, "text_length": 77, "size": 224})
+    made = hugging_face.sections("clap", {}) | {
+        "vision": hugging_face.sections("clip", {})["vision"]
+    }
+    for part, section in made.items():
+        config.model[part] = {**section, "scan": True}
+    params = jax.eval_shape(Towers(config).init, jax.random.key(0))
+    sizes = {part: sum(x.size for x in jax.tree.leaves(params[part])) for part in made}
+    assert sizes == {"vision": 87_849_216, "audio": 28_190_872, "text": 125_302_016}
+
+
 @pytest.mark.parametrize(
     ("part", "changes", "words"),
     [
@@ -166,5 +180,5 @@ def test_what_does_not_fit_is_refused_by_name(part, changes, words):
 def test_a_tower_that_does_not_fit_together_is_refused():
     config = config_of(audio="htsat")
     config.model.audio.window = 3
-    with pytest.raises(UserError, match=r"model.audio \(htsat\): grids of \[16, 8\] patches"):
+    with pytest.raises(UserError, match=r"model.audio \(htsat\): grids of \[16\] patches"):
         systems.build(config)

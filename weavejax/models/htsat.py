@@ -124,9 +124,10 @@ def rules(config: HtsatConfig) -> tuple[Rule, ...]:
     rules: tuple[Rule, ...] = (
         (r"^patch/kernel$", ("data",)),
         (r"relative_bias$", ()),
-        (r"^merge_\d/reduce/kernel$", ("data", "model")),
         *BLOCK_RULES,
     )
+    if len(config.depths) > 1:
+        rules = ((r"^merge_\d/reduce/kernel$", ("data", "model")), *rules)
     if config.fusion:
         rules = ((r"^local_patch/kernel$", ("data",)), (r"^fusion/\w+/fc\d/kernel$", ()), *rules)
     return (*rules, (r"^projection/fc\d/kernel$", ("data", None))) if config.projection else rules
