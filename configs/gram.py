@@ -95,6 +95,8 @@ def _world() -> ConfigDict:
             "front_end": "kaldi",  # clap, clap_fused: at 48 kHz, 10 ms a frame as well
             "rate": 16_000,
             "mels": 64,
+            "mean": 15.41663,  # of the mel values, and half of what they are then divided by:
+            "std": 6.55582,  # BEATs' own; published CLAP weights take them as they are, 0 and 0.5
             "audio_frames": 400,  # 10 ms each; 398 hold sound in a clip of 4 s
             "chunks": 1,
             "chunk_candidates": 1,  # chunks of a clip that are decoded
