@@ -91,8 +91,12 @@ def _world() -> ConfigDict:
             "candidates": 8,  # frames of a clip that are decoded; training picks among them
             "size": 112,
             "crop": "squash",
+            "resize": "bilinear",  # without antialiasing; bicubic with it, for CLIP and SigLIP
+            "front_end": "kaldi",  # clap, clap_fused: at 48 kHz, 10 ms a frame as well
             "rate": 16_000,
             "mels": 64,
+            "mean": 15.41663,  # of the mel values, and half of what they are then divided by:
+            "std": 6.55582,  # BEATs' own; published CLAP weights take them as they are, 0 and 0.5
             "audio_frames": 400,  # 10 ms each; 398 hold sound in a clip of 4 s
             "chunks": 1,
             "chunk_candidates": 1,  # chunks of a clip that are decoded
@@ -105,6 +109,7 @@ def _world() -> ConfigDict:
         {
             "dim": 128,
             "vision": {
+                "kind": "eva",  # clip, siglip: with the fields of their own configs
                 "patch": 16,
                 "width": 96,
                 "layers": 3,
@@ -113,6 +118,7 @@ def _world() -> ConfigDict:
                 "drop_path": 0.0,
             },
             "audio": {
+                "kind": "beats",  # htsat
                 "patch": 16,
                 "patch_width": 96,
                 "width": 96,
@@ -129,6 +135,7 @@ def _world() -> ConfigDict:
                 "layerdrop": 0.0,
             },
             "text": {
+                "kind": "bert",  # roberta, clip: with their own tokenizers
                 "vocab": 512,
                 "positions": 40,
                 "types": 2,

@@ -152,8 +152,11 @@ def test_key_depends_on_what_decoding_depends_on(tmp_path: Path) -> None:
         path(rows=6),
         path(size=9),
         path(crop="crop_flip"),
+        path(resize="bicubic"),
         path(candidates=4),
         path(std=1.0),
+        path(front_end="clap", rate=48000),
+        path(front_end="clap_fused", rate=48000),
     ]
     assert len(set(distinct)) == len(distinct)
 

@@ -11,6 +11,7 @@ from weavejax.data.order import example_rng
 from weavejax.data.text import encode, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.ops.fbank import kaldi_fbank
+from weavejax.ops.log_mel import log_mel, repeat_pad
 
 TOKENIZER = train_tokenizer(["one small drum", "two large drums", "hello"], 60)
 SPEC = ExampleSpec(size=64, text_length=8)
@@ -68,6 +69,35 @@ def test_longer_sounds_keep_chunks_from_all_over() -> None:
     kept = decode_clip(Clip("a", audio=media), spec)
     assert len(whole["audio"]) == 21
     assert np.array_equal(kept["audio"], whole["audio"][[3, 10, 17]])
+
+
+@pytest.mark.parametrize(("front_end", "scale"), [("clap", "slaney"), ("clap_fused", "htk")])
+def test_clap_hears_pieces_of_one_length(front_end: str, scale: str) -> None:
+    spec = ExampleSpec(
+        front_end=front_end, rate=48000, audio_frames=51, chunk_candidates=3, mean=-20.0, std=10.0
+    )
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * 24000 + 7000).astype(np.float32)
+
+    def heard(length: int) -> tuple[np.ndarray, np.ndarray]:
+        media = sound_file(wave[:length], rate=48000)
+        chunks = decode_clip(Clip("a", audio=media), spec)["audio"]
+        return chunks, decode_audio(media, 48000)
+
+    def wanted(piece: np.ndarray) -> np.ndarray:
+        return (log_mel(piece, scale=scale) + 20) / 20
+
+    chunks, samples = heard(9000)
+    assert chunks.shape == (1, 51, 64)
+    np.testing.assert_allclose(chunks[0], wanted(repeat_pad(samples, 24000)), atol=1e-5)
+    assert np.array_equal(repeat_pad(samples, 24000)[9000:18000], samples)
+    chunks, samples = heard(30000)  # two pieces, from both ends
+    ends = [samples[:24000], samples[-24000:]]
+    np.testing.assert_allclose(chunks, [wanted(piece) for piece in ends], atol=1e-5)
+    chunks, samples = heard(len(wave))  # three of five
+    starts = np.linspace(0, len(wave) - 24000, 5).round().astype(int)[[0, 2, 4]]
+    pieces = [samples[start : start + 24000] for start in starts]
+    np.testing.assert_allclose(chunks, [wanted(piece) for piece in pieces], atol=1e-5)
+    assert heard(1000)[0].shape == (0, 51, 64)  # too short to be heard
 
 
 def test_evaluation_takes_the_middle_chunk_and_training_any() -> None:
@@ -158,7 +188,16 @@ def test_same_seed_same_example() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"crop": "round"}, {"frames": 9}, {"chunks": 0}, {"text_length": 1}, {"subtitle_length": 1}],
+    [
+        {"front_end": "mel"},
+        {"front_end": "clap"},
+        {"resize": "cubic"},
+        {"crop": "round"},
+        {"frames": 9},
+        {"chunks": 0},
+        {"text_length": 1},
+        {"subtitle_length": 1},
+    ],
 )
 def test_impossible_specs(options: dict[str, object]) -> None:
     with pytest.raises(UserError):

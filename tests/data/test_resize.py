@@ -1,9 +1,9 @@
-"""Bilinear resizing against a literal implementation."""
+"""Resizing against literal implementations; Pillow's bits are held in parity tests."""
 
 import numpy as np
 import pytest
 
-from weavejax.data.resize import bilinear, centre_window
+from weavejax.data.resize import FILTERS, bicubic, bilinear, centre_window
 
 
 def literal(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -62,3 +62,21 @@ def test_centre_window(
     shape: tuple[int, int], size: tuple[int, int], window: tuple[int, ...]
 ) -> None:
     assert centre_window(shape, 112) == (size, window)
+
+
+def test_bicubic_averages_what_it_makes_smaller() -> None:
+    stripes = np.zeros((8, 80, 1), np.uint8)
+    stripes[:, ::2] = 200
+    inner = bicubic(stripes, (8, 8))[:, 1:-1]
+    assert np.abs(inner.astype(int) - 100).max() <= 2
+    ramp = np.tile(np.arange(0, 250, 5, np.uint8)[:, None, None], (1, 4, 1))
+    assert np.abs(np.diff(bicubic(ramp, (100, 4))[6:-6, 0, 0].astype(int)) - 2.5).max() <= 0.5
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_window_is_a_part_of_the_whole(name: str) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (19, 23, 3), np.uint8)
+    whole = FILTERS[name](image, (31, 11))
+    part = FILTERS[name](image, (31, 11), (4, 2, 9, 5))
+    np.testing.assert_array_equal(part, whole[4:13, 2:7])
+    np.testing.assert_array_equal(FILTERS[name](image, (19, 23)), image)

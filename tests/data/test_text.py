@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from weavejax.data.text import encode, load_tokenizer, train_tokenizer
+from weavejax.data.text import encode, load_tokenizer, marks, train_tokenizer
 from weavejax.errors import UserError
 
 CAPTIONS = [
@@ -86,3 +87,47 @@ def test_loading_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="no tokenizer at") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def bytes_tokenizer(special: list[str]) -> Tokenizer:
+    """Bytes and their merges, as RoBERTa and CLIP have them, without any merge."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "special", "start", "end", "pad"),
+    [
+        ("roberta", ["<s>", "<pad>", "</s>", "<unk>"], 0, 2, 1),
+        ("clip", ["<|startoftext|>", "<|endoftext|>"], 0, 1, 1),
+    ],
+)
+def test_other_tokenizers_set_their_own_marks(
+    kind: str, special: list[str], start: int, end: int, pad: int, tmp_path: Path
+) -> None:
+    bytes_tokenizer(special).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert marks(tokenizer).kind == kind
+    a = tokenizer.token_to_id("a")
+    assert encode(tokenizer, "aa", 6).tolist() == [start, a, a, end, pad, pad]
+    assert encode(tokenizer, "aaaa", 4).tolist() == [start, a, a, end]
+    forged = special[-1] + special[1]
+    tokens = encode(tokenizer, forged, 60)
+    assert tokens[0] == start
+    assert (tokens[1 : 1 + len(forged)] >= len(special)).all()
+    assert tokens[1 + len(forged) :].tolist() == [end] + [pad] * (58 - len(forged))
+
+
+def test_a_tokenizer_of_another_family_is_refused(tmp_path: Path) -> None:
+    for special, words in (
+        (["<pad>", "<s>", "</s>"], "numbers <pad> otherwise than 1"),
+        (["<s>", "</s>"], "lacks <pad>"),
+        (["<|startoftext|>"], r"lacks <\|endoftext\|>"),
+    ):
+        bytes_tokenizer(special).save(str(tmp_path / "tokenizer.json"))
+        with pytest.raises(UserError, match=words):
+            load_tokenizer(tmp_path)

@@ -131,6 +131,10 @@ def test_a_checkpoint_restores_with_its_config(trained):
         (["--config.loss.score=volum"], "'volum' is none of cosine"),
         (["--config.batch=4096"], "do not fill a batch of 4096; give --config.batch=24"),
         (["--config.model.text.vocab=8"], "set --config.model.text.vocab"),
+        (
+            ["--config.model.text.kind=roberta"],
+            "is of the kind 'bert', model.text.kind is 'roberta'",
+        ),
         (["--config.data.source=files", "--config.data.root={empty}"], "{empty}"),
         (["--config.data.source=files", "--config.data.root={odd}"], "colour"),
         (["--config.data.source=files"], "give the folder of clips, --config.data.root=DIR"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from weavejax.models import bert, spectrogram, vit
+from weavejax.models import bert, clip_text, clip_vision, htsat, spectrogram, vit
 from weavejax.ops.transformer import Rule, stack_blocks
 
 # Halves the compile time, which is nearly all of these tests' time.
@@ -50,6 +50,24 @@ BERT = bert.BertConfig(
     dropout=0.2,
     cross_attention=True,
     cond_width=24,
+)
+
+CLIP_BLOCKS: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "mlp": 32, "drop_path": 0.5}
+CLIP_VISION = clip_vision.ClipVisionConfig(image_size=16, patch=8, projection=8, **CLIP_BLOCKS)
+CLIP_TEXT = clip_text.ClipTextConfig(vocab=30, positions=8, end=29, projection=8, **CLIP_BLOCKS)
+HTSAT = htsat.HtsatConfig(
+    frames=50,
+    mels=8,
+    side=24,
+    patch=2,
+    window=3,
+    width=8,
+    depths=(2, 2),
+    heads=(2, 2),
+    fusion=True,
+    fusion_ratio=1,
+    projection=8,
+    drop_path=0.5,
 )
 
 
@@ -100,6 +118,36 @@ NETWORKS = {
             "condition": normal(2, 5, 24),
         },
     ),
+    "htsat": Network(
+        htsat.Htsat,
+        htsat.rules,
+        HTSAT,
+        htsat.CLAP_HTSAT_FUSED,
+        28_205_512,
+        {"mel": normal(3, 4, 50, 8), "longer": np.array([True, True, False])},
+    ),
+}
+# Of vit's blocks, which all that compiles is tested on.
+KINDRED = {
+    "clip_vision": Network(
+        clip_vision.ClipVision,
+        clip_vision.rules,
+        CLIP_VISION,
+        clip_vision.CLIP_L14_VISION,
+        303_966_208,
+        {"images": normal(3, 16, 16, 3)},
+    ),
+    "clip_text": Network(
+        clip_text.ClipText,
+        clip_text.rules,
+        CLIP_TEXT,
+        clip_text.CLIP_B32_TEXT,
+        63_428_096,
+        {
+            "tokens": np.array([[0, 3, 4, 9, 29], [0, 5, 29, 29, 29]], np.int32),
+            "mask": np.arange(5) < np.array([[5], [3]]),
+        },
+    ),
 }
 
 
@@ -112,6 +160,8 @@ def abstract(network: Network, config: Any) -> dict[str, Any]:
     size = getattr(config, "image_size", 0)
     inputs = {"images": np.zeros((1, size, size, 3), np.float32)} if size else network.inputs
     inputs = {name: array for name, array in inputs.items() if name != "condition"}
+    if "mel" in inputs:
+        inputs = {"mel": np.zeros((1, config.frames, config.mels), np.float32)}
     if "fbank" in inputs:
         inputs = {"fbank": np.zeros((1, config.patch, config.patch), np.float32)}
     init = partial(network.module(config).init, deterministic=True)
@@ -130,13 +180,19 @@ def random_params(network: Network, config: Any) -> dict[str, Any]:
 
 
 def variants() -> Iterator[Any]:
-    for name, network in NETWORKS.items():
+    for name, network in {**NETWORKS, **KINDRED}.items():
         tiny = network.tiny
         yield pytest.param(network, tiny, id=f"{name}-tiny")
         yield pytest.param(network, replace(tiny, scan=True), id=f"{name}-scan")
         yield pytest.param(network, replace(network.published, scan=True), id=f"{name}-published")
     yield pytest.param(NETWORKS["vit"], replace(VIT, head=0), id="vit-no-head")
     yield pytest.param(NETWORKS["bert"], replace(BERT, cross_attention=False), id="bert-no-cross")
+    yield pytest.param(NETWORKS["bert"], replace(bert.CLAP_TEXT, scan=True), id="bert-clap")
+    siglip = replace(CLIP_VISION, pooling="attention", projection=0)
+    yield pytest.param(KINDRED["clip_vision"], siglip, id="siglip-vision")
+    siglip_text = replace(CLIP_TEXT, causal=False)
+    yield pytest.param(KINDRED["clip_text"], siglip_text, id="siglip-text")
+    yield pytest.param(NETWORKS["htsat"], replace(HTSAT, fusion=False, projection=0), id="htsat")
 
 
 @pytest.mark.parametrize(("network", "config"), list(variants()))
@@ -157,7 +213,9 @@ def test_every_leaf_has_one_rule_and_every_rule_a_leaf(network: Network, config:
     assert used == set(rules)
 
 
-def test_published_parameter_count(network: Network) -> None:
+@pytest.mark.parametrize("name", [*NETWORKS, *KINDRED])
+def test_published_parameter_count(name: str) -> None:
+    network = {**NETWORKS, **KINDRED}[name]
     shapes = abstract(network, replace(network.published, scan=True))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == network.parameters
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
@@ -167,7 +225,7 @@ def test_initial_values_train_from_scratch(network: Network) -> None:
     init = partial(network.module(network.tiny).init, deterministic=True)
     params = quick_jit(init)(jax.random.key(0), **network.inputs)["params"]
     for path, leaf in flatten_dict(params, sep="/").items():
-        if path.endswith("bias") and path != "relative_bias":
+        if path.split("/")[-1] == "bias":
             assert not leaf.any(), path
         elif path.endswith("scale") and "conv" not in path:
             assert (leaf == 1).all(), path
@@ -227,8 +285,8 @@ def test_scan_and_remat_change_no_gradient(network: Network) -> None:
     wanted = quick_jit(gradient(network, network.tiny))(params)
     for path, leaf in flatten_dict(wanted, sep="/").items():
         assert np.isfinite(leaf).all(), path
-        # A key's bias adds the same to all logits of a query; the head is held, not applied.
-        silent = path.endswith("attention/key/bias") or path.startswith("head/")
+        # A key's bias adds the same to all logits of a query; heads are held, not applied.
+        silent = path.endswith("attention/key/bias") or path.startswith(("head/", "projection/"))
         assert silent or np.abs(leaf).max() > 1e-4, path
     config = replace(network.tiny, scan=True, remat="dots")
     stacked = quick_jit(gradient(network, config))(stack_blocks(params))
@@ -295,6 +353,52 @@ def test_bert_ignores_what_stands_at_padding() -> None:
     np.testing.assert_array_equal(before[mask], after[mask])
     inputs["mask"] = np.ones_like(mask)
     assert np.abs(run(params, **inputs) - after)[mask].max() > 1e-3
+
+
+def test_clip_reads_up_to_the_end_and_no_further() -> None:
+    network = KINDRED["clip_text"]
+    params = {"params": random_params(network, CLIP_TEXT)}
+    run = quick_jit(partial(clip_text.ClipText(CLIP_TEXT).apply, deterministic=True, joint=True))
+    tokens, everything = network.inputs["tokens"].copy(), np.ones((2, 5), bool)
+    before = run(params, tokens, everything)
+    tokens[1, 3:] = 7  # after the second text's end
+    np.testing.assert_array_equal(run(params, tokens, everything)[1], before[1])
+    tokens[1, 1] = 8
+    assert np.abs(run(params, tokens, everything)[1] - before[1]).max() > 1e-3
+    assert clip_text.sentence_position(tokens, CLIP_TEXT).tolist() == [4, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"depths": (2, 3)}, "an even depth for each stage"),
+        ({"window": 5}, r"grids of \[12, 6\] patches do not split into windows of 5"),
+        ({"mels": 7}, "7 mel bins do not fold into a square of 24"),
+    ],
+)
+def test_htsat_names_what_does_not_fit(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(HTSAT, **change)
+
+
+def test_towers_refuse_what_they_cannot_give() -> None:
+    key, sound = jax.random.key(0), NETWORKS["htsat"].inputs["mel"]
+    plain = replace(HTSAT, fusion=False, projection=0)
+    with pytest.raises(ValueError, match="need a tower with fusion, and `longer`"):
+        htsat.Htsat(plain).init(key, sound, np.ones(3, bool), deterministic=True)
+    with pytest.raises(ValueError, match=r"\[N, T, 8\] with T from 4 to 72"):
+        htsat.Htsat(plain).init(key, normal(1, 73, 8), deterministic=True)
+    with pytest.raises(ValueError, match="HTS-AT with a projection"):
+        htsat.Htsat(plain).init(key, normal(1, 50, 8), deterministic=True, joint=True)
+    without = replace(CLIP_VISION, projection=0)
+    with pytest.raises(ValueError, match="CLIP tower with a projection"):
+        clip_vision.ClipVision(without).init(
+            key, normal(1, 16, 16, 3), deterministic=True, joint=True
+        )
+    with pytest.raises(ValueError, match="unknown activation 'swish'"):
+        abstract(KINDRED["clip_vision"], replace(CLIP_VISION, activation="swish"))
+    with pytest.raises(ValueError, match="neither 'class' nor 'attention'"):
+        replace(CLIP_VISION, pooling="mean")
 
 
 def test_bert_looks_both_ways_and_at_the_condition() -> None:

@@ -9,17 +9,19 @@ from typing import Any
 import conftest  # noqa: F401  (the import shim, before torchvision and torchaudio)
 import numpy as np
 import torch_references
+import torch_towers
 
 FOLDER = Path(__file__).parent / "recordings"
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for name in torch_references.REFERENCES:
-        path = FOLDER / f"{name}.npz"
-        arrays: dict[str, Any] = torch_references.run(name)
-        np.savez_compressed(path, **arrays)
-        print(f"{path.name}: {path.stat().st_size / 1024:.0f} kB")
+    for references, folder in ((torch_references, FOLDER), (torch_towers, FOLDER / "towers")):
+        folder.mkdir(exist_ok=True, parents=True)
+        for name in references.REFERENCES:
+            path = folder / f"{name}.npz"
+            arrays: dict[str, Any] = references.run(name)
+            np.savez_compressed(path, **arrays)
+            print(f"{path.name}: {path.stat().st_size / 1024:.0f} kB")
 
 
 if __name__ == "__main__":

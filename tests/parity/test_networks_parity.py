@@ -1,33 +1,31 @@
 """Networks and front end against the published PyTorch code, live or from recordings."""
 
-import importlib
-import importlib.util
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from recorded import (
+    LIVE,
+    RECORDINGS,
+    Recording,
+    cases,
+    live,
+    needs_torch,
+    quick_jit,
+    recorded,
+    relative_error,
+    state,
+)
 
 from weavejax.errors import UserError
 from weavejax.models import bert, spectrogram, vit
 from weavejax.ops.fbank import kaldi_fbank
 from weavejax.ops.transformer import stack_blocks
 
-RECORDINGS = Path(__file__).parent / "recordings"
 NAMES = ("vit", "spectrogram", "buckets", "bert", "fbank")
-# Halves the compile time, which is nearly all of these tests' time.
-quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-LIVE = pytest.param(
-    "live",
-    marks=[
-        pytest.mark.parity,
-        pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs the parity extra"),
-    ],
-)
-
 VIT = vit.ViTConfig(image_size=24, patch=8, width=32, layers=2, heads=4, mlp=64, head=16)
 SPECTROGRAM = spectrogram.SpectrogramConfig(
     frames=112,
@@ -55,46 +53,10 @@ BERT = bert.BertConfig(
     cond_width=32,
 )
 
-Recording = dict[str, np.ndarray]
-
-
-def recorded(name: str) -> Recording:
-    with np.load(RECORDINGS / f"{name}.npz") as arrays:
-        return dict(arrays)
-
-
-def live(name: str) -> Recording:
-    # By name and late: the module imports PyTorch, which most environments lack.
-    return importlib.import_module("torch_references").run(name)
-
 
 @pytest.fixture(params=["recorded", LIVE])
 def reference(request: pytest.FixtureRequest, name: str) -> Recording:
     return recorded(name) if request.param == "recorded" else live(name)
-
-
-def state(reference: Recording) -> Recording:
-    return {
-        key.removeprefix("state/"): array
-        for key, array in reference.items()
-        if key.startswith("state/")
-    }
-
-
-def cases(reference: Recording) -> dict[str, Recording]:
-    found: dict[str, Recording] = {}
-    for key, array in reference.items():
-        case, _, part = key.partition("/")
-        if case != "state":
-            found.setdefault(case, {})[part] = array
-    assert found
-    return found
-
-
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    assert ours.shape == theirs.shape
-    assert ours.dtype == theirs.dtype
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 @pytest.mark.parametrize("name", ["vit"])
@@ -191,7 +153,7 @@ def test_from_torch_reads_the_official_spelling_of_weight_norm() -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="needs the parity extra")
+@needs_torch
 @pytest.mark.parametrize("name", NAMES)
 def test_recordings_equal_the_live_run(name: str) -> None:
     stored, now = recorded(name), live(name)

@@ -23,7 +23,17 @@ from weavejax.data.example import ExampleSpec
 from weavejax.errors import UserError
 
 VERSION = 1  # raise when the meaning of `decode_clip`'s result changes
-DECODING = ("size", "crop", "candidates", "rate", "mels", "audio_frames", "chunk_candidates")
+DECODING = (
+    "size",
+    "crop",
+    "resize",
+    "candidates",
+    "front_end",
+    "rate",
+    "mels",
+    "audio_frames",
+    "chunk_candidates",
+)
 NORMALISING = ("mean", "std")
 BLOCK = 2**20
 ROW = np.dtype([("crc", "<u4"), ("video", "?"), ("chunks", "<u2")], align=True)

@@ -211,6 +211,7 @@ class Media:
         count: int | None = None,
         size: tuple[int, int] | None = None,
         crop: str = "squash",
+        resize: str = "bilinear",
     ) -> np.ndarray:
         """Decodes the frames on display at given times; see `decode_frames`."""
         if self._video is None:
@@ -222,10 +223,10 @@ class Media:
                 duration = self._video_seconds()
                 times = [(i + 0.5) / count * duration for i in range(count)]
             assert times is not None
-            return self._frames_at(times, size, crop)
+            return self._frames_at(times, size, crop, resize)
 
     def _frames_at(
-        self, times: Sequence[float], size: tuple[int, int] | None, crop: str
+        self, times: Sequence[float], size: tuple[int, int] | None, crop: str, resize: str
     ) -> np.ndarray:
         cursor = FrameCursor(self._container, self._video, self._allowance)
         reformatter = VideoReformatter()
@@ -235,7 +236,7 @@ class Media:
             frame = cursor.at(times[position])
             if frame is not last_frame:
                 last_frame = frame
-                last_picture = picture(frame, self._video, reformatter, size, crop)
+                last_picture = picture(frame, self._video, reformatter, size, crop, resize)
             pictures[position] = last_picture
         return np.stack([picture for picture in pictures if picture is not None])
 
@@ -322,11 +323,12 @@ def decode_frames(
     count: int | None = None,
     size: tuple[int, int] | None = None,
     crop: str = "squash",
+    resize: str = "bilinear",
 ) -> np.ndarray:
     """Decodes the frames on display at given times.
 
     A frame is on display from its time stamp to the next frame's; times before the first or after
-    the last frame give those. Rotation is applied. Resizing is bilinear without antialiasing.
+    the last frame give those. Rotation is applied.
 
     Args:
       media: the file's bytes, or its path.
@@ -335,6 +337,7 @@ def decode_frames(
       size: height and width in pixels; default the displayed size (square pixels).
       crop: "squash" ignores the aspect ratio; "centre" keeps it: shorter side to `size`, then the
         central square.
+      resize: "bilinear" without antialiasing, or "bicubic" with it; see `weavejax.data.resize`.
 
     Returns:
       uint8 [T, height, width, 3], RGB.
@@ -343,7 +346,7 @@ def decode_frames(
       DecodeError: no video stream, broken data, or pictures beyond 16384 a side or 64 Mpixel.
     """
     with Media(media) as opened:
-        return opened.frames(times, count=count, size=size, crop=crop)
+        return opened.frames(times, count=count, size=size, crop=crop, resize=resize)
 
 
 def decode_audio(media: bytes | str | Path, rate: int, *, limit: float = MAX_SECONDS) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 `decode_clip` is expensive and free of chance, so its result can be kept (`cache.py`);
 `sample_example` is cheap and draws everything random. Inputs as in GRAM (arXiv 2412.11959) and its
-published data loader: frames of equal segments, Kaldi mel filter bank, one chunk of it.
+published data loader: frames of equal segments, Kaldi mel filter bank, one chunk of it. For CLAP's
+audio encoder, its own log mel spectrogram instead.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,16 @@ from tokenizers import Tokenizer
 
 from weavejax.data.clip import Clip, DecodeError
 from weavejax.data.decode import Media, decode_audio
-from weavejax.data.resize import bilinear
+from weavejax.data.resize import FILTERS, bilinear
 from weavejax.data.text import encode
 from weavejax.errors import UserError
 from weavejax.ops.fbank import kaldi_fbank
+from weavejax.ops.log_mel import HOP, RATE, log_mel, repeat_pad
 
 CROP_AREA = (0.8, 1.0)  # share of the area a random crop keeps
+# Front ends: Kaldi's filter bank, or CLAP's log mel with the scale it was trained on.
+KALDI, MEL_SCALES = "kaldi", {"clap": "slaney", "clap_fused": "htk"}
+SHORTEST = 0.025  # seconds of sound: one window of Kaldi's filter bank
 MEL_BLOCK = 2**15  # mel frames computed at a time: five minutes of sound take 300 MB on the way
 
 
@@ -31,7 +37,11 @@ class ExampleSpec:
       size: side of a frame in pixels, S.
       crop: "squash" resizes to the square whatever the aspect ratio; "crop_flip" takes the
         central square, and in training a random 80–100 % of its area, mirrored half of the time.
+      resize: "bilinear" without antialiasing, as GRAM's towers saw pictures; "bicubic" with it, as
+        CLIP's and SigLIP's did.
       candidates: frames decoded (and cached) per clip, at the middles of equal parts.
+      front_end: "kaldi", as BEATs takes it; "clap" or "clap_fused", as CLAP's encoders without
+        and with feature fusion take it (at 48 kHz).
       rate: of the sound, Hz.
       mels: mel bands.
       audio_frames: mel frames (10 ms each) per chunk.
@@ -40,14 +50,16 @@ class ExampleSpec:
         of equal parts.
       text_length: caption tokens, [CLS] and [SEP] included.
       subtitle_length: subtitle tokens; 0 leaves subtitles out.
-      mean: subtracted from the mel filter bank.
-      std: half of what it is then divided by.
+      mean: subtracted from the mel filter bank; for published CLAP weights 0.
+      std: half of what it is then divided by; for published CLAP weights 0.5.
     """
 
     frames: int = 2
     size: int = 112
     crop: str = "squash"
+    resize: str = "bilinear"
     candidates: int = 8
+    front_end: str = KALDI
     rate: int = 16000
     mels: int = 64
     audio_frames: int = 400
@@ -61,6 +73,16 @@ class ExampleSpec:
     def __post_init__(self) -> None:
         if self.crop not in ("squash", "crop_flip"):
             raise UserError(f"crop is {self.crop!r}: it must be 'squash' or 'crop_flip'")
+        if self.resize not in FILTERS:
+            raise UserError(f"resize is {self.resize!r}: it must be one of {', '.join(FILTERS)}")
+        if self.front_end not in (KALDI, *MEL_SCALES):
+            names = ", ".join((KALDI, *MEL_SCALES))
+            raise UserError(f"front_end is {self.front_end!r}: it must be one of {names}")
+        if self.front_end != KALDI and (self.rate != RATE or self.audio_frames < 2):
+            raise UserError(
+                f"front_end {self.front_end!r} needs a rate of {RATE} and at least 2 audio_frames, "
+                f"not {self.rate} and {self.audio_frames}"
+            )
         for kept, used in (("candidates", "frames"), ("chunk_candidates", "chunks")):
             if not 0 < getattr(self, used) <= getattr(self, kept):
                 raise UserError(
@@ -92,7 +114,10 @@ def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
                 raise DecodeError("no video or audio stream")
             if has_video:
                 crop = "squash" if spec.crop == "squash" else "centre"
-                video = media.frames(count=spec.candidates, size=(spec.size, spec.size), crop=crop)
+                square = (spec.size, spec.size)
+                video = media.frames(
+                    count=spec.candidates, size=square, crop=crop, resize=spec.resize
+                )
             if wave is None and media.has_audio:
                 wave = media.audio(spec.rate)
     chunks = _chunks(wave, spec)
@@ -105,23 +130,48 @@ def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
 
 
 def _chunks(wave: np.ndarray | None, spec: ExampleSpec) -> np.ndarray:
-    """Normalised mel chunks, float32 [n, audio_frames, mels].
+    """Normalised mel chunks, float32 [n, audio_frames, mels]; none of less sound than `SHORTEST`."""
+    if wave is None or len(wave) < int(spec.rate * SHORTEST):
+        return np.zeros((0, spec.audio_frames, spec.mels), np.float32)
+    chunks = _kaldi_chunks(wave, spec) if spec.front_end == KALDI else _clap_chunks(wave, spec)
+    if len(chunks) > spec.chunk_candidates:
+        chunks = chunks[_pick(len(chunks), spec.chunk_candidates, None)]
+    return chunks
+
+
+def _kaldi_chunks(wave: np.ndarray, spec: ExampleSpec) -> np.ndarray:
+    """Consecutive chunks of the filter bank.
 
     As published: zeros are appended after normalisation up to the next multiple of the chunk
     length, and a sound that ends exactly on a multiple still gets one blank chunk more.
     """
-    shape = (0, spec.audio_frames, spec.mels)
-    if wave is None:
-        return np.zeros(shape, np.float32)
-    mel = _mel(wave, spec)
-    if not len(mel):
-        return np.zeros(shape, np.float32)
+    mel = _normalised(_mel(wave, spec), spec)
     padding = spec.audio_frames - len(mel) % spec.audio_frames
-    mel = (mel - np.float32(spec.mean)) / np.float32(2 * spec.std)
-    chunks = np.pad(mel, ((0, padding), (0, 0))).reshape(-1, *shape[1:])
-    if len(chunks) > spec.chunk_candidates:
-        chunks = chunks[_pick(len(chunks), spec.chunk_candidates, None)]
-    return chunks
+    return np.pad(mel, ((0, padding), (0, 0))).reshape(-1, spec.audio_frames, spec.mels)
+
+
+def _clap_chunks(wave: np.ndarray, spec: ExampleSpec) -> np.ndarray:
+    """Pieces of sound of one length, from its beginning to its end, evenly spread.
+
+    As published, a short sound is repeated and padded. Of a long one the published code takes one
+    such piece, at random.
+    """
+    samples = (spec.audio_frames - 1) * HOP
+    count = math.ceil(len(wave) / samples)
+    if count == 1:
+        pieces = [repeat_pad(wave, samples)]
+    else:
+        starts = np.linspace(0, len(wave) - samples, count).round().astype(int)
+        # Chosen here, not after: a spectrogram costs more than the piece.
+        starts = starts[_pick(count, min(count, spec.chunk_candidates), None)]
+        pieces = [wave[start : start + samples] for start in starts]
+    scale = MEL_SCALES[spec.front_end]
+    mels = [log_mel(piece, mels=spec.mels, scale=scale) for piece in pieces]
+    return _normalised(np.stack(mels), spec)
+
+
+def _normalised(mel: np.ndarray, spec: ExampleSpec) -> np.ndarray:
+    return (mel - np.float32(spec.mean)) / np.float32(2 * spec.std)
 
 
 def _mel(wave: np.ndarray, spec: ExampleSpec) -> np.ndarray:

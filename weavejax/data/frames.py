@@ -8,7 +8,7 @@ from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
 from weavejax.data.opening import Allowance, check_size, prepare
-from weavejax.data.resize import bilinear, centre_window
+from weavejax.data.resize import FILTERS, centre_window
 
 SEEK_COST = 12  # a seek costs about as much as decoding this many frames
 BLIND_SEEK_SECONDS = 10.0  # without an index of key frames, seek only over gaps as long as this
@@ -125,6 +125,7 @@ def picture(
     reformatter: VideoReformatter,
     size: tuple[int, int] | None,
     crop: str,
+    resize: str,
 ) -> np.ndarray:
     """A frame as displayed, at the size asked for: uint8 [h, w, 3]; see `decode_frames`.
 
@@ -139,5 +140,5 @@ def picture(
         size = (max(1, round(shape[0])), max(1, round(shape[1])))
     elif crop == "centre":
         scaled, window = centre_window(shape, size[0])
-        return bilinear(image, scaled, (window[0], window[1], size[0], size[1]))
-    return bilinear(image, size)
+        return FILTERS[resize](image, scaled, (window[0], window[1], size[0], size[1]))
+    return FILTERS[resize](image, size)

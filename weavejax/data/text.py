@@ -1,6 +1,7 @@
-"""Captions to token ids: BERT WordPiece, trained on the captions or loaded."""
+"""Captions to token ids: BERT WordPiece, trained on the captions or loaded; RoBERTa's and CLIP's."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,41 @@ from weavejax.errors import UserError
 from weavejax.storage import storage
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The tokens that a kind of tokenizer puts around a text.
+
+    Attributes:
+      kind: of the text encoder that goes with it.
+      start: first token.
+      end: last token.
+      pad: what follows; a text encoder may know it by its id.
+      pad_id: that id; None where it does not matter.
+    """
+
+    kind: str
+    start: str
+    end: str
+    pad: str
+    pad_id: int | None
+
+
+MARKS = (
+    Marks("bert", "[CLS]", "[SEP]", "[PAD]", 0),
+    Marks("roberta", "<s>", "</s>", "<pad>", 1),
+    Marks("clip", "<|startoftext|>", "<|endoftext|>", "<|endoftext|>", None),
+)
+
+
+def marks(tokenizer: Tokenizer) -> Marks:
+    """The marks of a tokenizer: those of which it has most, BERT's when it has none."""
+
+    def held(kind: Marks) -> int:
+        return sum(tokenizer.token_to_id(t) is not None for t in (kind.start, kind.end, kind.pad))
+
+    return max(MARKS, key=held)
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -57,14 +93,15 @@ def _word_piece(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
-    """Loads a BERT-style tokenizer.
+    """Loads a tokenizer of BERT, RoBERTa (CLAP's text encoder) or CLIP.
 
     Args:
-      path_or_name: a `tokenizer.json` (gs:// and s3:// as well), a directory with one or with a
-        `vocab.txt`, or a name on the Hugging Face hub such as `bert-base-uncased`.
+      path_or_name: a `tokenizer.json` (gs:// and s3:// as well), a directory with one or with
+        BERT's `vocab.txt`, or a name on the Hugging Face hub such as `bert-base-uncased`,
+        `laion/clap-htsat-unfused` or `openai/clip-vit-base-patch32`.
 
     Raises:
-      UserError: not found, or without [CLS], [SEP] and [PAD] = 0.
+      UserError: not found, or without the tokens that begin, end and pad a text.
     """
     path = Path(path_or_name)
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -85,17 +122,32 @@ def load_tokenizer(path_or_name: str | Path) -> Tokenizer:
             f"no tokenizer at {path_or_name!s}: give a tokenizer.json, a directory with "
             f"vocab.txt, or a hub name ({reason})"
         ) from error
-    missing = [token for token in SPECIAL if tokenizer.token_to_id(token) is None]
-    if missing or tokenizer.token_to_id("[PAD]") != 0:
-        what = f"lacks {', '.join(missing)}" if missing else "numbers [PAD] otherwise than 0"
-        raise UserError(f"the tokenizer {path_or_name!s} {what}: a BERT WordPiece is needed")
+    found = marks(tokenizer)
+    needed = SPECIAL if found.kind == "bert" else (found.start, found.end, found.pad)
+    missing = [token for token in needed if tokenizer.token_to_id(token) is None]
+    if missing or found.pad_id not in (None, tokenizer.token_to_id(found.pad)):
+        what = (
+            f"lacks {', '.join(missing)}"
+            if missing
+            else f"numbers {found.pad} otherwise than {found.pad_id}"
+        )
+        raise UserError(
+            f"the tokenizer {path_or_name!s} {what}: BERT's WordPiece, RoBERTa's or CLIP's is needed"
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
 def encode(tokenizer: Tokenizer, text: str, length: int) -> np.ndarray:
-    """Token ids of `[CLS] text [SEP]`, cut to keep the [SEP], padded with 0: int32 [length]."""
+    """Token ids of `[CLS] text [SEP]`, cut to keep the [SEP], padded with [PAD]: int32 [length].
+
+    Of another kind of tokenizer, its own `marks` stand in these places.
+    """
+    found = marks(tokenizer)
+    start, end = tokenizer.token_to_id(found.start), tokenizer.token_to_id(found.end)
+    padding = np.full(length, tokenizer.token_to_id(found.pad), np.int32)
+    tokenizer.encode_special_tokens = True  # a text that spells a mark does not set it
     ids = tokenizer.encode(text, add_special_tokens=False).ids[: length - 2]
-    tokens = [tokenizer.token_to_id("[CLS]"), *ids, tokenizer.token_to_id("[SEP]")]
-    return np.pad(np.array(tokens, np.int32), (0, length - len(tokens)))
+    tokens = np.array([start, *ids, end], np.int32)
+    return np.concatenate([tokens, padding])[:length]

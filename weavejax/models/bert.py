@@ -1,7 +1,9 @@
 """BERT text encoder with optional cross-attention, the text and fusion encoder of VAST and GRAM.
 
 Source: Devlin et al., BERT (arXiv 1810.04805); cross-attention after each self-attention as in
-VAST (arXiv 2305.18500). Post-norm blocks; self-attention is bidirectional in both uses.
+VAST (arXiv 2305.18500). Post-norm blocks; self-attention is bidirectional in both uses. With another
+position offset it is RoBERTa (arXiv 1907.11692), and with a projection the text tower of CLAP
+(arXiv 2211.06687; transformers' ``modeling_clap.py``).
 """
 
 from collections.abc import Mapping
@@ -43,6 +45,9 @@ class BertConfig:
         dropout: of embeddings, branches and attention weights.
         cross_attention: whether blocks hold a cross-attention.
         cond_width: width of the tokens it attends to.
+        position_offset: position of the first piece; RoBERTa keeps those before it for padding.
+        epsilon: of the norms.
+        projection: width of CLAP's joint space; 0 = no pooler and no projection.
         dtype: compute type; parameters are float32.
         scan: one scanned stack of blocks instead of separate ones.
         remat: "none", "dots" or "full"; see `run_blocks`.
@@ -59,6 +64,9 @@ class BertConfig:
     dropout: float = 0.0
     cross_attention: bool = False
     cond_width: int = 0
+    position_offset: int = 0
+    epsilon: float = EPSILON
+    projection: int = 0
     dtype: str = "float32"
     scan: bool = False
     remat: str = "none"
@@ -77,17 +85,30 @@ BERT_BASE = BertConfig(
     cross_attention=True,
     cond_width=768,
 )
+CLAP_TEXT = BertConfig(
+    vocab=50265,
+    positions=514,
+    types=1,
+    width=768,
+    layers=12,
+    heads=12,
+    mlp=3072,
+    dropout=0.1,
+    position_offset=2,
+    projection=512,
+)
 
 
 def rules(config: BertConfig) -> tuple[Rule, ...]:
     """Sharding table, first match wins; specs are written from the right."""
-    del config  # cross-attention has the same names as self-attention
-    return (
+    table: tuple[Rule, ...] = (
         # By columns: 30522 rows are not divisible by any usual mesh.
         (r"^(word|position)/embedding$", ("data",)),
         (r"^type/embedding$", ()),
-        *BLOCK_RULES,
+        *BLOCK_RULES,  # cross-attention has the same names as self-attention
     )
+    joint = ((r"^(pooler|projection/fc\d)/kernel$", ("data", None)),)
+    return (*table, *joint) if config.projection else table
 
 
 class Bert(nn.Module):
@@ -103,6 +124,7 @@ class Bert(nn.Module):
         *,
         condition: jax.Array | None = None,
         deterministic: bool,
+        joint: bool = False,
     ) -> jax.Array:
         """Encode text.
 
@@ -112,15 +134,20 @@ class Bert(nn.Module):
             condition: ``[N, C, cond_width]`` tokens for the cross-attention, all attended to;
                 None skips the cross-attention, with the same weights otherwise.
             deterministic: True switches dropout off; False needs a "dropout" key.
+            joint: return CLAP's embedding of the sentence instead of tokens.
 
         Returns:
-            ``[N, L, width]``; token 0 is the sentence's. Rows at padding are not meaningful.
+            ``[N, L, width]``; token 0 is the sentence's. Rows at padding are not meaningful. With
+            ``joint``, ``[N, projection]``, not normalised.
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
         length = tokens.shape[1]
-        if length > c.positions:
-            raise ValueError(f"this BERT takes at most {c.positions} word pieces, got {length}")
+        most = c.positions - c.position_offset
+        if length > most:
+            raise ValueError(f"this BERT takes at most {most} word pieces, got {length}")
+        if joint and not c.projection:
+            raise ValueError("joint embeddings need a BERT with a projection")
         if condition is not None and not c.cross_attention:
             raise ValueError("condition tokens need a BERT with cross_attention=True")
         if condition is None and c.cross_attention and self.is_initializing():
@@ -131,10 +158,11 @@ class Bert(nn.Module):
             c.positions, c.width, dtype=dtype, embedding_init=trunc_normal, name="position"
         )
         kind = nn.Embed(c.types, c.width, dtype=dtype, embedding_init=trunc_normal, name="type")
-        x = word(tokens) + position(jnp.arange(length)[None]) + kind(jnp.zeros((1, 1), jnp.int32))
-        x = LayerNorm(EPSILON, dtype, name="norm")(x)
+        places = jnp.arange(c.position_offset, c.position_offset + length)[None]
+        x = word(tokens) + position(places) + kind(jnp.zeros((1, 1), jnp.int32))
+        x = LayerNorm(c.epsilon, dtype, name="norm")(x)
         x = nn.Dropout(c.dropout)(x, deterministic=deterministic)
-        return run_blocks(
+        x = run_blocks(
             Block,
             x,
             mask[:, None, None, :],
@@ -145,6 +173,13 @@ class Bert(nn.Module):
             config=c,
             deterministic=deterministic,
         )
+        if joint or (c.projection and self.is_initializing()):
+            pooled = nn.Dense(c.width, dtype=dtype, kernel_init=trunc_normal, name="pooler")(
+                x[:, 0]
+            )
+            project = Mlp(c.projection, c.projection, dtype, activation="relu", name="projection")
+            embedding = project(jnp.tanh(pooled))
+        return embedding if joint else x
 
 
 class Block(nn.Module):
@@ -162,14 +197,14 @@ class Block(nn.Module):
         dtype = jnp.dtype(c.dtype)
         x = split_batch(x)
         drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
-        x = LayerNorm(EPSILON, dtype, name="norm1")(
+        x = LayerNorm(c.epsilon, dtype, name="norm1")(
             x + drop(self._attention("attention")(x, mask=mask))
         )
         if condition is not None:
             attended = self._attention("cross_attention")(x, condition)
-            x = LayerNorm(EPSILON, dtype, name="norm_cross")(x + drop(attended))
+            x = LayerNorm(c.epsilon, dtype, name="norm_cross")(x + drop(attended))
         mlp = Mlp(c.mlp, c.width, dtype, name="mlp")
-        return LayerNorm(EPSILON, dtype, name="norm2")(x + drop(mlp(x))), None
+        return LayerNorm(c.epsilon, dtype, name="norm2")(x + drop(mlp(x))), None
 
     def _attention(self, name: str) -> MultiHeadAttention:
         c = self.config
@@ -185,11 +220,12 @@ class Block(nn.Module):
 
 
 def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str, Any]:
-    """Parameters from a BERT state dict (no pooler, no language-model head).
+    """Parameters from a BERT state dict (no language-model head; a pooler only with a projection).
 
     Args:
-        state: keys as in transformers' ``BertModel`` and GRAM's ``multimodal_encoder.bert.*``,
-            prefix stripped.
+        state: keys as in transformers' ``BertModel`` and GRAM's ``multimodal_encoder.bert.*``, or
+            of ``ClapModel``'s ``text_model.*`` (and ``text_projection.*`` as it is), prefix
+            stripped.
         config: sizes; ``cross_attention`` must say what the file holds.
 
     Raises:
@@ -207,7 +243,8 @@ def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str,
         shapes=shapes["params"],
         model="BERT",
         scan=config.scan,
-        ignore=frozenset({"embeddings.position_ids"}),  # a buffer: 0, 1, 2, ...
+        # Buffers: 0, 1, 2, ... and zeros.
+        ignore=frozenset({"embeddings.position_ids", "embeddings.token_type_ids"}),
     )
 
 
@@ -218,6 +255,12 @@ def _table(config: BertConfig) -> Table:
         "type/embedding": Source("embeddings.token_type_embeddings.weight"),
         **norm("norm", "embeddings.LayerNorm"),
     }
+    if config.projection:
+        table |= {
+            **dense("pooler", "pooler.dense"),
+            **dense("projection/fc1", "text_projection.linear1"),
+            **dense("projection/fc2", "text_projection.linear2"),
+        }
     attentions = {"attention": ("attention", "norm1")}
     if config.cross_attention:
         attentions["cross_attention"] = ("crossattention", "norm_cross")

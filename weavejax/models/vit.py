@@ -16,15 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
-from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
-    Mlp,
-    MultiHeadAttention,
     PatchEmbed,
+    PreNormBlock,
     Rule,
-    drop_path,
     run_blocks,
     trunc_normal,
 )
@@ -120,45 +117,25 @@ class ViT(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, c.width)), x], axis=1)
         position = self.param("position", trunc_normal, (1, 1 + c.patches, c.width))
         x = run_blocks(
-            Block,
+            PreNormBlock,
             x + position.astype(dtype),
             layers=c.layers,
             scan=c.scan,
             remat=c.remat,
-            config=c,
+            width=c.width,
+            heads=c.heads,
+            mlp=c.mlp,
+            epsilon=EPSILON,
+            dtype=dtype,
+            drop_rise=c.drop_path / max(c.layers - 1, 1),
+            key_bias=False,
+            attention=c.attention,
             deterministic=deterministic,
         )
         x = LayerNorm(EPSILON, dtype, name="norm")(x)
         if c.head and self.is_initializing():
             nn.Dense(c.head, dtype=dtype, kernel_init=trunc_normal, name="head")(x)
         return x
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP, each branch with stochastic depth."""
-
-    config: ViTConfig
-    deterministic: bool
-
-    @nn.compact
-    def __call__(self, x: jax.Array, layer: jax.Array) -> tuple[jax.Array, None]:
-        c = self.config
-        dtype = jnp.dtype(c.dtype)
-        x = split_batch(x)
-        attend = MultiHeadAttention(
-            c.width, c.heads, dtype, key_bias=False, backend=c.attention, name="attention"
-        )
-        mlp = Mlp(c.mlp, c.width, dtype, name="mlp")
-        x = x + self._noise(attend(LayerNorm(EPSILON, dtype, name="norm1")(x)), layer)
-        x = x + self._noise(mlp(LayerNorm(EPSILON, dtype, name="norm2")(x)), layer)
-        return x, None
-
-    def _noise(self, branch: jax.Array, layer: jax.Array) -> jax.Array:
-        c = self.config
-        if self.deterministic or c.drop_path == 0.0:
-            return branch
-        rate = layer.astype(jnp.float32) * (c.drop_path / max(c.layers - 1, 1))
-        return drop_path(branch, rate, self.make_rng("dropout"))
 
 
 def from_torch(state: Mapping[str, np.ndarray], config: ViTConfig) -> dict[str, Any]:

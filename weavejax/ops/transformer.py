@@ -1,6 +1,7 @@
 """What the transformers of this package share: attention, MLP, residual noise, stacks of blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from weavejax.ops.attention import attention
+from weavejax.ops.placement import split_batch
 
 Init = jax.nn.initializers.Initializer
 # (regex on the "/"-joined parameter path, mesh axes of the last dimensions)
@@ -31,6 +33,14 @@ fan_in: Init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal
 # PyTorch's default for convolutions, which the published patch embeddings start from.
 torch_conv: Init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
+# By the names that PyTorch's configurations give them.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+}
+
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -38,27 +48,29 @@ REMAT_POLICIES = {
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping square patches to tokens: a strided convolution, done as one matrix product.
+    """Non-overlapping patches to tokens: a strided convolution, done as one matrix product.
 
     The product is what the convolution comes to, and several times as fast where convolutions are
-    lowered badly (CPU, and the weight gradient on most backends).
+    lowered badly (CPU, and the weight gradient on most backends). Patches are ``stretch`` times as
+    wide as they are high: 1, square, but for the local views of CLAP's feature fusion.
     """
 
     width: int
     patch: int
     dtype: jnp.dtype
     use_bias: bool = True
+    stretch: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """``[N, H, W, C]`` → ``[N, H/patch · W/patch, width]``, row by row."""
-        shape = (self.patch, self.patch, x.shape[-1], self.width)
+        """``[N, H, W, C]`` → ``[N, H/patch · W/(patch · stretch), width]``, row by row."""
+        shape = (self.patch, self.patch * self.stretch, x.shape[-1], self.width)
         kernel = self.param("kernel", torch_conv, shape).astype(self.dtype)
         patches = rearrange(
             x.astype(self.dtype),
             "n (h p) (w q) c -> n (h w) (p q c)",
             p=self.patch,
-            q=self.patch,
+            q=self.patch * self.stretch,
         )
         y = patches @ kernel.reshape(-1, self.width)
         if not self.use_bias:
@@ -154,18 +166,76 @@ class MultiHeadAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers with the exact (erf) GELU between them."""
+    """Two dense layers with an activation between them, by default the exact (erf) GELU."""
 
     hidden: int
     width: int
     dtype: jnp.dtype
     kernel_init: Init = fan_in
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}"
+            )
         x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
-        x = jax.nn.gelu(x, approximate=False)
+        x = ACTIVATIONS[self.activation](x)
         return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(x)
+
+
+class PreNormBlock(nn.Module):
+    """Pre-norm attention and MLP, each branch with stochastic depth: the block of EVA and CLIP.
+
+    Attributes:
+        width: token width.
+        heads: attention heads.
+        mlp: hidden width of the MLP.
+        epsilon: of the norms.
+        dtype: compute type.
+        drop_rise: stochastic depth, 0 in the first block and so much more in each that follows.
+        key_bias: see `MultiHeadAttention`.
+        activation: of the MLP.
+        attention: backend.
+        deterministic: True switches stochastic depth off.
+    """
+
+    width: int
+    heads: int
+    mlp: int
+    epsilon: float
+    dtype: jnp.dtype
+    drop_rise: float
+    deterministic: bool
+    key_bias: bool = True
+    activation: str = "gelu"
+    attention: str = "xla"
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, layer: jax.Array, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, None]:
+        x = split_batch(x)
+        attend = MultiHeadAttention(
+            self.width,
+            self.heads,
+            self.dtype,
+            key_bias=self.key_bias,
+            backend=self.attention,
+            name="attention",
+        )
+        mlp = Mlp(self.mlp, self.width, self.dtype, activation=self.activation, name="mlp")
+        y = LayerNorm(self.epsilon, self.dtype, name="norm1")(x)
+        x = x + self._noise(attend(y, mask=mask), layer)
+        y = LayerNorm(self.epsilon, self.dtype, name="norm2")(x)
+        return x + self._noise(mlp(y), layer), None
+
+    def _noise(self, branch: jax.Array, layer: jax.Array) -> jax.Array:
+        if self.deterministic or self.drop_rise == 0.0:
+            return branch
+        rate = layer.astype(jnp.float32) * self.drop_rise
+        return drop_path(branch, rate, self.make_rng("dropout"))
 
 
 def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
@@ -223,9 +293,15 @@ def run_blocks(
     return x
 
 
-def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:
-    """Turn the parameters of separate blocks (``blocks_0``, ...) into those of a scanned stack."""
+def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the parameters of separate blocks (``blocks_0``, ...) into those of a scanned stack.
+
+    Stacks of blocks may stand anywhere in the tree.
+    """
+    params = {k: stack_blocks(v) if isinstance(v, Mapping) else v for k, v in params.items()}
     layers = sum(name.startswith("blocks_") for name in params)
+    if not layers:
+        return params
     rest = {name: leaf for name, leaf in params.items() if not name.startswith("blocks_")}
     blocks = [params[f"blocks_{layer}"] for layer in range(layers)]
     return {**rest, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}

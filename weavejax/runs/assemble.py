@@ -17,7 +17,7 @@ from weavejax.data.example import ExampleSpec
 from weavejax.data.folder import FolderSource, open_folder
 from weavejax.data.pipeline import eval_batches
 from weavejax.data.sources import open_tfds, prepare_tfds
-from weavejax.data.text import load_tokenizer, train_tokenizer
+from weavejax.data.text import load_tokenizer, marks, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
 from weavejax.ops.placement import on_mesh
@@ -151,6 +151,12 @@ def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
         tokenizer = train_tokenizer(train.captions(), config.model.text.vocab)
     else:
         tokenizer = load_tokenizer(config.inputs.tokenizer)
+    kind, wanted = marks(tokenizer).kind, config.model.text.get("kind", "bert")
+    if kind != wanted:
+        raise UserError(
+            f"inputs.tokenizer {config.inputs.tokenizer!r} is of the kind {kind!r}, "
+            f"model.text.kind is {wanted!r}"
+        )
     if tokenizer.get_vocab_size() > config.model.text.vocab:
         raise UserError(
             f"the tokenizer has {tokenizer.get_vocab_size():,} entries, the text encoder "
