@@ -32,9 +32,10 @@ def json_lines(file: Path) -> Rows:
     """The objects of a JSONL file; empty lines do not count.
 
     Raises:
-      UserError: not UTF-8, a line that is too long, too deep, not JSON or not an object with
-        distinct keys.
+      UserError: absent, too large, not UTF-8; a line that is too long, too deep, not JSON or not an
+        object with distinct keys.
     """
+    check_table(file)
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), 1):
@@ -83,8 +84,10 @@ def csv_rows(file: Path, header: Sequence[str] | None = None, delimiter: str = "
       delimiter: between cells.
 
     Raises:
-      UserError: not UTF-8, unclosed quotes, a row with another number of cells, a column twice.
+      UserError: absent, too large, not UTF-8, unclosed quotes, a row with another number of cells,
+        a column twice.
     """
+    check_table(file)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
