@@ -90,7 +90,7 @@ class Task(NamedTuple):
 
 with tfds.core.registered.skip_registration():
 
-    class ClipSet(tfds.core.FileReaderBuilder):
+    class ClipSet(tfds.core.dataset_builder.FileReaderBuilder):
         """A data set of annotated clips; each adapter has a subclass of its own, for the name.
 
         Args:
