@@ -1,17 +1,17 @@
 """Prepare a data set: check its media, write its records; in any number of processes.
 
-  python -m weavejax.prepare --dataset datasets/vggsound --options root=DIR --check
+  python -m weavejax.prepare --dataset datasets/vggsound --options root=DIR --check true
   python -m weavejax.prepare --dataset datasets/vggsound --options root=DIR,missing=skip
   srun -n 64 python -m weavejax.prepare --dataset datasets/vast27m --options root=DIR
   python -m weavejax.prepare --config configs/gram.py
 
-Says how many clips have no file, no sound or no subtitle, with the first names of each, and writes all
-of them to missing.jsonl before anything else. Processes share the work by number, without talking to one
-another, over a directory that all of them see: under SLURM, in a JobSet or on a TPU pod by themselves,
-elsewhere with --process and --processes. Started again, it goes on with the shards that are not there;
-whoever finds all of them there writes the metadata. Needs no device, no weights and no system.
+Says how many clips have no file, no sound or no subtitle, with the first names of each, and writes
+all of them to missing.jsonl before anything else. Processes share the work by number, without talking
+to one another, over a directory that all of them see: under SLURM, in a JobSet or on a TPU pod by
+themselves, elsewhere with --process and --processes. Started again, it goes on with the shards that
+are not there; whoever finds all of them there writes the metadata. It uses no device and no system.
 
-Training prepares, too, when a set is not there: this door is for sets that one process would be days at.
+Training prepares, too, when a set is not there: this door is for sets that would take one process days.
 """
 
 import importlib
@@ -30,7 +30,7 @@ FLAGS = {
     "dataset": "folder of the data set, as in datasets/msrvtt; default that of --config",
     "options": "of its builder: key=value,key=value; default those of --config",
     "directory": "where prepared sets are kept; default data, or that of --config",
-    "check": "true: only say what is missing",
+    "check": "true: only say what is missing, write no record",
     "process": "number of this process; default as the cluster says",
     "processes": "how many there are; default as the cluster says",
     "cluster": f"who says so: {', '.join(cluster.KINDS)}; default auto",

@@ -8,6 +8,7 @@ on with the shards that are not there. Whoever finds all of them there writes th
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -41,6 +42,7 @@ class MediaOptions:
       media: "clips" when each file is the clip; "sources" when it is the whole film that the clip is
         to be cut out of.
       side: sources: the shorter side of the pictures is brought down to this; 0 leaves it.
+      splits: those to prepare, with commas; "" for all that the set has.
       missing: "error" stops when a clip has no file, "skip" leaves it out.
       limit: skip: the share of a split that may be left out.
       shard: clips in a shard.
@@ -52,6 +54,7 @@ class MediaOptions:
     audios: str = ""
     media: str = "clips"
     side: int = 0
+    splits: str = ""
     missing: str = "error"
     limit: float = 0.5
     shard: int = 512
@@ -74,6 +77,7 @@ class MediaOptions:
     def label(self) -> str:
         """What of these changes the records, for the name of the prepared set."""
         parts = ["sources"] * (self.media == "sources") + [f"{self.side}px"] * bool(self.side)
+        parts += self.splits.split(",") * bool(self.splits)
         parts += ["audios"] * bool(self.audios) + ["novideo"] * (not self.videos)
         return "-".join(parts)
 
@@ -153,7 +157,7 @@ with tfds.core.registered.skip_registration():
             root = Path(self._options.root)
             if not root.is_dir():
                 raise UserError(f"{self.name}: the folder {root} does not exist")
-            splits = self._read()
+            splits = _chosen(self.name, self._read(), self._options.splits)
             _check(self.name, splits, self._options)
             videos, audios = (
                 MediaIndex(root / folder) if folder else None
@@ -217,9 +221,9 @@ with tfds.core.registered.skip_registration():
             except OSError:
                 if not self.is_prepared():
                     raise
-                return (
-                    True  # another process was last and has moved the finished set away meanwhile
-                )
+                # Another process was last and has moved the finished set to its place meanwhile.
+                shutil.rmtree(self.staging, ignore_errors=True)
+                return True
 
         def finish(self, inventory: Inventory, tasks: Sequence[Task]) -> bool:
             """Writes the metadata when all shards are there; False when some are still missing.
@@ -272,6 +276,15 @@ def _digests(files: Sequence[Path]) -> dict[str, str]:
             digest.update(file.read(HASHED_WHOLE))
         out[path.name] = digest.hexdigest()
     return out
+
+
+def _chosen(name: str, splits: Splits, wanted: str) -> Splits:
+    """The splits asked for."""
+    names = [part.strip() for part in wanted.split(",")] if wanted else list(splits)
+    unknown = [each for each in names if each not in splits]
+    if unknown:
+        raise UserError(f"{name}: there is no split {unknown[0]!r}; there are {', '.join(splits)}")
+    return {each: splits[each] for each in names}
 
 
 def _check(name: str, splits: Splits, options: MediaOptions) -> None:

@@ -65,8 +65,10 @@ def count_records(path: Path) -> int:
     """How many records a finished shard holds.
 
     Raises:
+      FileNotFoundError: it is not there.
       UserError: it is damaged.
     """
+    path.stat()
     try:
         reader = ArrayRecordReader(str(path))
         count = int(reader.num_records())
@@ -139,10 +141,15 @@ def remove_parts(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def serialiser(features: tfds.features.FeaturesDict) -> Any:
-    """example → the bytes of its record."""
+def serialiser(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
+    """example → the bytes of its record, always the same ones.
+
+    TFDS's own serialisation puts the fields in an order that changes from process to process.
+    """
+    proto = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
 
     def serialise(example: Mapping[str, Any]) -> bytes:
-        return bytes(features.serialize_example(features.encode_example(example)))
+        encoded = proto.get_tf_example(features.encode_example(example))
+        return bytes(encoded.SerializeToString(deterministic=True))
 
     return serialise

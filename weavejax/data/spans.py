@@ -12,13 +12,15 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
+from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
 from weavejax.data.decode import Media, VideoInfo, decode_audio, probe
 
 USUAL_FPS, MOST_FPS = 25.0, 60.0
 GOP = 12  # a key frame every half second or so: reading a few frames of a clip stays cheap
-QUALITY = {"preset": "veryfast", "crf": "20"}
+# Without x264's macroblock tree: with it the same pictures give other bytes now and then.
+QUALITY = {"preset": "veryfast", "crf": "20", "x264-params": "mbtree=0:rc-lookahead=0"}
 
 
 def cut_video(file: Path, span: tuple[float, float], side: int = 0) -> tuple[bytes, bytes]:
@@ -67,7 +69,7 @@ def _encode(media: Media, info: VideoInfo, start: float, end: float, side: int) 
     # The middle of each frame's time: a start that rounding puts before a frame's own would give
     # the frame before.
     times = (start + (number + 0.5) / fps for number in range(count))
-    target = io.BytesIO()
+    target, reformatter = io.BytesIO(), VideoReformatter()
     with av.open(target, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=_rate(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -75,8 +77,9 @@ def _encode(media: Media, info: VideoInfo, start: float, end: float, side: int) 
         stream.codec_context.thread_count = 1  # more would make the bytes depend on the machine
         stream.options = QUALITY
         for image in media.pictures(times, (height, width)):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            # Here, on one thread: what the encoder converts by itself depends on the machine.
+            container.mux(stream.encode(reformatter.reformat(rgb, format="yuv420p", threads=1)))
         container.mux(stream.encode())
     return target.getvalue()
 
