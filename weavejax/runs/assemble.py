@@ -169,17 +169,24 @@ def _never() -> bool:
     return False
 
 
-def make_embedding(system: System, placed: Any, mesh: Mesh, batch: int) -> Callable[..., Vectors]:
+def make_embedding(
+    system: System,
+    placed: Any,
+    mesh: Mesh,
+    batch: int,
+    compute: Callable[..., dict[str, jax.Array]] | None = None,
+) -> Callable[..., Vectors]:
     """(params, host batches, stopping) → what `system.embed` gives, gathered, with valid and index.
 
-    Host batches hold this process's rows (`batch_rows`). `stopping` is asked before every batch, on
-    all processes alike; when it says so, `Stopped` is raised.
+    `compute` takes the place of `system.embed`, as `system.features` may. Host batches hold this
+    process's rows (`batch_rows`). `stopping` is asked before every batch, on all processes alike;
+    when it says so, `Stopped` is raised.
     """
     check_batch(batch, mesh)
     data, everywhere = batch_sharding(mesh), replicated(mesh)
 
     def outputs(params: Any, inputs: Mapping[str, jax.Array], kept: Mapping[str, jax.Array]) -> Any:
-        return {**on_mesh(system.embed, mesh)(params, inputs), **kept}
+        return {**on_mesh(compute or system.embed, mesh)(params, inputs), **kept}
 
     embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
 
