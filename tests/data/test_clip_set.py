@@ -83,6 +83,7 @@ def test_a_set_is_prepared_in_shards_in_order(make: Make) -> None:
     assert raw[3]["file"] == b"clip3.mp4"
     report = Path(builder.data_dir, "report.txt").read_text().splitlines()
     assert report[1].split() == ["train", "14", "14", "7"]
+    assert open_tfds(builder.data_dir, "test").report.splitlines() == report
     before = contents(builder)
     assert make().prepare()
     assert contents(builder) == before

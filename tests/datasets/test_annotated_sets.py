@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from weavejax.data.annotations import Row, Splits
 from weavejax.data.clip_set import MediaOptions
 from weavejax.data.example import ExampleSpec, decode_clip
-from weavejax.data.sources import open_tfds, prepare_tfds
+from weavejax.data.sources import make_builder, open_tfds, prepare_tfds
 from weavejax.errors import UserError
+from weavejax.runtime import cli
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 sys.path[:0] = [str(DATASETS), str(DATASETS.parent / "tests" / "data")]
@@ -346,3 +347,19 @@ def test_sounds_alone_are_a_set_too(root: Callable[[str], Path]) -> None:
     source = open_tfds(prepare_tfds(DATASETS / "audiocaps", place / "p", options), "test")
     decoded = decode_clip(source[0], SPEC)
     assert (decoded["video_mask"], decoded["audio_mask"]) == (False, True)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_set_is_one_variant_of_the_config(name: str, root: Callable[[str], Path]) -> None:
+    place = root(name)
+    for variant in (name, f"published-{name}"):
+        config = cli.load(f"{DATASETS.parent}/configs/gram.py:{variant}")
+        assert (config.data.source, config.data.dataset) == ("dataset", f"datasets/{name}")
+        config.data.options.update({"root": str(place), **OPTIONS.get(name, {})})
+        folder = DATASETS.parent / config.data.dataset
+        builder = make_builder(folder, place / "prepared", config.data.options.to_dict())
+        assert {"train", "test"} <= set(builder._read())
+        longest = max(config.inputs.text_length, config.inputs.subtitle_length)
+        assert longest <= config.model.text.positions
+    with pytest.raises(UserError, match="no variant 'small-msrvtt'; there are files, published"):
+        cli.load(f"{DATASETS.parent}/configs/gram.py:small-msrvtt")

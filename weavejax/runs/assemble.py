@@ -16,7 +16,7 @@ from weavejax.data.clip import Source
 from weavejax.data.example import ExampleSpec
 from weavejax.data.folder import FolderSource, open_folder
 from weavejax.data.pipeline import eval_batches
-from weavejax.data.sources import open_tfds, prepare_tfds
+from weavejax.data.sources import TfdsSource, open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
@@ -64,6 +64,10 @@ class Data:
             f"{len(self.train):,} training clips, {len(self.test):,} evaluation clips ({gallery}); "
             f"vocabulary of {self.tokenizer.get_vocab_size():,}"
         )
+
+    def missing(self) -> str:
+        """What was missing when the set was prepared: a table; empty where nobody counted."""
+        return self.train.report.rstrip() if isinstance(self.train, TfdsSource) else ""
 
 
 def example_spec(config: Any) -> ExampleSpec:
