@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,24 @@ def test_processes_share_the_shards_and_the_last_one_finishes(
     done = [make("shared").prepare(process, 3) for process in order]
     assert done == [False, False, True]
     assert contents(make("shared")) == contents(make("alone"))
+
+
+def test_processes_may_all_start_at_once(make: Make) -> None:
+    make("alone").prepare()
+    builders = [make("shared") for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda k: builders[k].prepare(k, 6), range(6)))
+    assert any(done)
+    assert contents(builders[0]) == contents(make("alone"))
+    assert not builders[0].staging.exists()
+    left = {path.name for path in Path(builders[0].data_dir).iterdir()} - set(contents(builders[0]))
+    assert left == {
+        "dataset_info.json",
+        "features.json",
+        "missing.jsonl",
+        "plan.json",
+        "report.txt",
+    }
 
 
 def test_another_process_may_finish_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

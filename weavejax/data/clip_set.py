@@ -216,14 +216,16 @@ with tfds.core.registered.skip_registration():
                 inventory = self.inventory()
                 tasks = self.tasks(inventory)
                 mine = [task for task in tasks[process::processes] if not task.path.exists()]
-                _run(mine, self._options.threads or _cores(), self.name)
-                return self.finish(inventory, tasks)
+                if not self.is_prepared():
+                    _run(mine, self._options.threads or _cores(), self.name)
+                done = self.finish(inventory, tasks)
             except OSError:
                 if not self.is_prepared():
                     raise
-                # Another process was last and has moved the finished set to its place meanwhile.
-                shutil.rmtree(self.staging, ignore_errors=True)
-                return True
+                done = True  # another process was last and has moved the finished set to its place
+            if done:
+                shutil.rmtree(self.staging, ignore_errors=True)  # begun anew by one that came late
+            return done
 
         def finish(self, inventory: Inventory, tasks: Sequence[Task]) -> bool:
             """Writes the metadata when all shards are there; False when some are still missing.

@@ -137,7 +137,7 @@ def write_info(
 
 def remove_parts(folder: Path) -> None:
     """Removes what processes that were killed left behind; only when none is writing."""
-    for path in folder.glob(f".*{PART}"):
+    for path in (*folder.glob(f".*{PART}"), *folder.glob("*.partial")):
         path.unlink(missing_ok=True)
 
 
