@@ -343,3 +343,21 @@ def test_preparing_through_the_trainer_s_own_way(root: Path, tmp_path: Path) -> 
     options = {"root": str(root), "train": "list.json", "test": "", "audios": ""}
     prepared = prepare_tfds(ROOT / "datasets" / "gram_json", tmp_path / "p", options)
     assert len(open_tfds(prepared, "train")) == 4
+
+
+@pytest.mark.filterwarnings("ignore")  # Beam's own
+def test_beam_shares_out_the_same_shards(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("apache_beam", reason="needs the beam extra")
+    (root / "list.json").write_text(
+        json.dumps([{"video_id": f"clip{n}", "desc": f"number {n}"} for n in range(CLIPS)])
+    )
+    command = ["--dataset", str(ROOT / "datasets/gram_json"), "--options"]
+    command += [f"root={root},train=list.json,test=,audios=,shard=3", "--directory"]
+    prepare.main([*command, str(tmp_path / "one")])
+    prepare.main([*command, str(tmp_path / "beam"), "--beam", "--runner=DirectRunner"])
+    assert capsys.readouterr().out.count("prepared: ") == 2
+    one, beam = (sorted((tmp_path / where).rglob("*array_record*")) for where in ("one", "beam"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in beam]
+    assert len(one) == 5
