@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
-from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
 from weavejax.data.decode import Media, VideoInfo, decode_audio, probe
@@ -69,7 +68,7 @@ def _encode(media: Media, info: VideoInfo, start: float, end: float, side: int) 
     # The middle of each frame's time: a start that rounding puts before a frame's own would give
     # the frame before.
     times = (start + (number + 0.5) / fps for number in range(count))
-    target, reformatter = io.BytesIO(), VideoReformatter()
+    target = io.BytesIO()
     with av.open(target, "w", format="mp4") as container:
         stream: Any = container.add_stream("libx264", rate=_rate(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
@@ -77,9 +76,8 @@ def _encode(media: Media, info: VideoInfo, start: float, end: float, side: int) 
         stream.codec_context.thread_count = 1  # more would make the bytes depend on the machine
         stream.options = QUALITY
         for image in media.pictures(times, (height, width)):
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            # Here, on one thread: what the encoder converts by itself depends on the machine.
-            container.mux(stream.encode(reformatter.reformat(rgb, format="yuv420p", threads=1)))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return target.getvalue()
 
