@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weavejax.data.clip_set import ClipSet, write_task
+from weavejax.data.clip_set import ClipSet
+from weavejax.data.clip_tasks import write_task
 from weavejax.data.sources import make_builder, prepare_tfds
 from weavejax.errors import UserError
 from weavejax.runtime import cli, cluster

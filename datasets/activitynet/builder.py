@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.annotations import Row, Splits, id_of, texts_of
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import json_value
 from weavejax.errors import UserError
 
@@ -50,7 +51,7 @@ def builder(data_dir: str, *, test: str = "val_1", **media: Any) -> ClipSet:
     Args:
       data_dir: folder of prepared data sets.
       test: "val_1" (the usual retrieval test, 4,917 videos) or "val_2" (other annotators).
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.annotations import Row, Splits, id_of, text_of
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import json_entries
 
 FILES = {"train": "train_data.json", "val": "val_data.json", "test": "test_data.json"}
@@ -45,7 +46,7 @@ def builder(data_dir: str, **media: Any) -> ClipSet:
 
     Args:
       data_dir: folder of prepared data sets.
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

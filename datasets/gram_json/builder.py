@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.annotations import Row, Splits, id_of, merged, subtitle_of, text_of, texts_of
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import json_entries
 from weavejax.errors import UserError
 
@@ -66,7 +67,7 @@ def builder(
       captions: "first" of a list, as published, or "all" of it.
       videos: folder of video files.
       audios: folder of audio files; "" takes the sound of the video files.
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

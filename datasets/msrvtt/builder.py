@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.annotations import Row, Splits, id_of, text_of
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import csv_rows, entries, json_value
 from weavejax.errors import UserError
 
@@ -60,7 +61,7 @@ def builder(data_dir: str, *, train: str = "9k", **media: Any) -> ClipSet:
     Args:
       data_dir: folder of prepared data sets.
       train: "9k" or "7k": which training list.
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

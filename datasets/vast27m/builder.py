@@ -18,7 +18,8 @@ from weavejax.data.annotations import (
     text_of,
     texts_of,
 )
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import json_entries, json_lines
 from weavejax.errors import UserError
 
@@ -74,7 +75,7 @@ def builder(
       annotations: relative to the root: a folder of .jsonl and .json shards, or one such file.
       captions: "vast_cap" (omni-modal), "vision_cap" or "audio_cap".
       holdout: share of the clips that is kept for testing, by a hash of the id.
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

@@ -8,7 +8,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.annotations import Row, Splits, id_of, only, read_ids, texts_of
-from weavejax.data.clip_set import ClipSet, options_of
+from weavejax.data.clip_options import options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.tables import json_entries
 from weavejax.errors import UserError
 
@@ -70,7 +71,7 @@ def builder(
       test_ids: text file (relative to the root) of the ids to test on, one a line, such as the
         1,500 of retrieval papers; "" takes all of the file.
       language: "en" or "zh" (the public test has English only).
-      **media: see `weavejax.data.clip_set.MediaOptions`; `root` is needed.
+      **media: see `weavejax.data.clip_options.MediaOptions`; `root` is needed.
 
     Raises:
       UserError: an option is unknown or impossible.

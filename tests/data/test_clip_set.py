@@ -17,9 +17,10 @@ import tensorflow_datasets as tfds
 from making_media import counting_movie, movie, numbered, read_number, sound_file, tone
 
 from weavejax import prepare
-from weavejax.data import clip_set, shards
+from weavejax.data import clip_tasks, shards
 from weavejax.data.annotations import Row
-from weavejax.data.clip_set import ClipSet, MediaOptions, options_of
+from weavejax.data.clip_options import MediaOptions, options_of
+from weavejax.data.clip_set import ClipSet
 from weavejax.data.decode import decode_frames
 from weavejax.data.sources import open_tfds, prepare_tfds
 from weavejax.errors import UserError
@@ -96,16 +97,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(
 ) -> None:
     whole = make("whole")
     whole.prepare()
-    write, written = clip_set.write_task, []
+    write, written = clip_tasks.write_task, []
 
-    def failing(task: clip_set.Task) -> None:
+    def failing(task: clip_tasks.Task) -> None:
         if len(written) % 2:
             written.append("")
             raise OSError("the storage went away")
         write(task)
         written.append(task.path.name)
 
-    monkeypatch.setattr(clip_set, "write_task", failing)
+    monkeypatch.setattr(clip_tasks, "write_task", failing)
     for _ in range(4):
         with pytest.raises(OSError, match="went away"):
             make("again", threads=1).prepare()
@@ -194,7 +195,7 @@ def test_another_process_may_finish_first(make: Make, monkeypatch: pytest.Monkey
     inventory = first.inventory()
     tasks = first.tasks(inventory)
     for task in tasks:
-        clip_set.write_task(task)
+        clip_tasks.write_task(task)
     check = type(inventory).check
 
     def finished_meanwhile(self: Any, *arguments: Any) -> None:
@@ -229,6 +230,19 @@ def test_missing_and_broken_clips(make: Make, root: Path) -> None:
     assert lost == {"clip3": "no file", "clip4": "unreadable"}
     silent = [row["id"] for row in lacks if row["lacks"] == "no sound" and row["split"] == "train"]
     assert silent == ["clip0", "clip2", "clip6", "clip8", "clip10", "clip12"]  # kept all the same
+
+
+def test_a_clip_that_was_mended_is_read_again(make: Make, root: Path) -> None:
+    file = root / "videos" / "clip4.mp4"
+    film = file.read_bytes()
+    file.write_bytes(film[:100])
+    with pytest.raises(UserError, match=r"1 of 14 .*: clip4"):
+        make().prepare()
+    kept = list(make().staging.glob("*array_record*00[0-9]"))
+    assert len([path for path in kept if not path.name.startswith(".")]) == 4  # of five
+    file.write_bytes(film)
+    assert make().prepare()
+    assert open_tfds(make().data_dir, "train")[4].video == film
 
 
 def test_audio_files_take_the_place_of_the_sound_in_the_film(make: Make, root: Path) -> None:
@@ -298,7 +312,7 @@ def test_damaged_shards_and_unknown_options(make: Make, root: Path) -> None:
     inventory = builder.inventory()
     tasks = builder.tasks(inventory)
     for task in tasks:
-        clip_set.write_task(task)
+        clip_tasks.write_task(task)
     content = tasks[2].path.read_bytes()
     tasks[2].path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"of-00004 is damaged: remove it and run the same command"):

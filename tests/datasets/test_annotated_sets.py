@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weavejax.data.annotations import Row, Splits
-from weavejax.data.clip_set import MediaOptions
+from weavejax.data.clip_options import MediaOptions
 from weavejax.data.example import ExampleSpec, decode_clip
 from weavejax.data.sources import make_builder, open_tfds, prepare_tfds
 from weavejax.errors import UserError

@@ -10,86 +10,25 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
-from weavejax.data import shards
+from weavejax.data import clip_tasks, shards
 from weavejax.data.annotations import Splits
-from weavejax.data.clip_records import clip_record, record_features
-from weavejax.data.inventory import Inventory, Item, Lack, take_inventory
+from weavejax.data.clip_options import MediaOptions
+from weavejax.data.clip_records import record_features
+from weavejax.data.clip_tasks import Task
+from weavejax.data.inventory import UNREADABLE, Inventory, take_inventory
 from weavejax.data.media_index import MediaIndex
 from weavejax.errors import UserError
 from weavejax.storage import write_text
 
-PLAN, LACKS = "plan.json", ".lacks.json"
+PLAN = "plan.json"
 HASHED_WHOLE = 2**27  # bytes of each end of an annotation file
-
-
-@dataclass(frozen=True)
-class MediaOptions:
-    """Options that every adapter has.
-
-    Attributes:
-      root: folder of the annotations, and of the media folders.
-      videos: folder of video files, relative to the root or absolute; "" for a set of sounds.
-      audios: folder of audio files; "" takes the sound that is in the video files.
-      media: "clips" when each file is the clip; "sources" when it is the whole film that the clip is
-        to be cut out of.
-      side: sources: the shorter side of the pictures is brought down to this; 0 leaves it.
-      splits: those to prepare, with commas; "" for all that the set has.
-      missing: "error" stops when a clip has no file, "skip" leaves it out.
-      limit: skip: the share of a split that may be left out.
-      shard: clips in a shard.
-      threads: that read and cut; 0: one per usable core. Changes nothing in the bytes.
-    """
-
-    root: str = ""
-    videos: str = "videos"
-    audios: str = ""
-    media: str = "clips"
-    side: int = 0
-    splits: str = ""
-    missing: str = "error"
-    limit: float = 0.5
-    shard: int = 512
-    threads: int = 0
-
-    def check(self, name: str) -> None:
-        """Raises UserError for what cannot be."""
-        if not self.root:
-            raise UserError(f"{name}: root is empty: give the folder of its annotations and media")
-        if not self.videos and not self.audios:
-            raise UserError(f"{name}: give videos, audios or both: the folders of its media")
-        for key, known in (("media", ("clips", "sources")), ("missing", ("error", "skip"))):
-            if getattr(self, key) not in known:
-                raise UserError(f"{name}: {key} must be {' or '.join(known)}")
-        for key, low, high in (("side", 0, 4096), ("limit", 0, 1), ("shard", 1, 2**20)):
-            if not low <= getattr(self, key) <= high:
-                raise UserError(f"{name}: {key} must be from {low} to {high}")
-
-    @property
-    def label(self) -> str:
-        """What of these changes the records, for the name of the prepared set."""
-        parts = ["sources"] * (self.media == "sources") + [f"{self.side}px"] * bool(self.side)
-        parts += self.splits.split(",") * bool(self.splits)
-        parts += ["audios"] * bool(self.audios) + ["novideo"] * (not self.videos)
-        return "-".join(parts)
-
-
-class Task(NamedTuple):
-    """One shard to write: a pure function of its fields."""
-
-    path: Path
-    split: str
-    items: Sequence[Item]
-    cut: bool
-    side: int
 
 
 with tfds.core.registered.skip_registration():
@@ -217,7 +156,7 @@ with tfds.core.registered.skip_registration():
                 tasks = self.tasks(inventory)
                 mine = [task for task in tasks[process::processes] if not task.path.exists()]
                 if not self.is_prepared():
-                    _run(mine, self._options.threads or _cores(), self.name)
+                    clip_tasks.run_tasks(mine, self._options.threads, self.name)
                 done = self.finish(inventory, tasks)
             except OSError:
                 if not self.is_prepared():
@@ -235,9 +174,17 @@ with tfds.core.registered.skip_registration():
             """
             if self.is_prepared() or not all(task.path.exists() for task in tasks):
                 return self.is_prepared()
-            full = inventory.with_lacks(lack for task in tasks for lack in _read_lacks(task.path))
+            full = inventory.with_lacks(
+                lack for task in tasks for lack in clip_tasks.read_lacks(task.path)
+            )
             full.write(self.staging)
-            full.check(self._options.missing, self._options.limit, self.staging)
+            try:
+                full.check(self._options.missing, self._options.limit, self.staging)
+            except UserError:
+                for task in tasks:  # their files may be mended before the next start
+                    if any(lack.kind == UNREADABLE for lack in clip_tasks.read_lacks(task.path)):
+                        task.path.unlink()
+                raise
             counts = {split: 0 for split in inventory.items}
             for task in tasks:
                 counts[task.split] += 1
@@ -251,7 +198,7 @@ with tfds.core.registered.skip_registration():
                 description=(type(self).__doc__ or "").strip(),
             )
             for task in tasks:
-                _lacks_path(task.path).unlink(missing_ok=True)
+                clip_tasks.lacks_path(task.path).unlink(missing_ok=True)
             shards.remove_parts(self.staging)
             Path(self.data_dir).parent.mkdir(parents=True, exist_ok=True)
             os.replace(self.staging, self.data_dir)
@@ -297,66 +244,3 @@ def _check(name: str, splits: Splits, options: MediaOptions) -> None:
             raise UserError(f"{name}: its annotations have no spans to cut: media must be clips")
         if len({row.id for row in rows}) < len(rows):
             raise UserError(f"{name}: an id stands twice in {split}")
-
-
-def write_task(task: Task) -> None:
-    """Writes one shard, and beside it what turned out to be missing."""
-    serialise = shards.serialiser(record_features())
-    lacks: list[Lack] = []
-
-    def records() -> Iterator[bytes]:
-        for item in task.items:
-            record, more = clip_record(task.split, item, task.cut, task.side)
-            lacks.extend(more)
-            if record is not None:
-                yield serialise(record)
-
-    def keep_lacks() -> None:
-        write_text(_lacks_path(task.path), json.dumps([asdict(lack) for lack in lacks]))
-
-    shards.write_shard(task.path, records(), keep_lacks)
-
-
-def _run(tasks: Sequence[Task], threads: int, title: str) -> None:
-    clips = sum(len(task.items) for task in tasks)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        with tqdm(total=clips, desc=title, unit=" clips", disable=not tasks) as bar:
-            futures = {pool.submit(write_task, task): task for task in tasks}
-            for future in as_completed(futures):
-                future.result()
-                bar.update(len(futures[future].items))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _lacks_path(shard: Path) -> Path:
-    return shard.with_name(shard.name + LACKS)
-
-
-def _read_lacks(shard: Path) -> list[Lack]:
-    return [Lack(**each) for each in json.loads(_lacks_path(shard).read_bytes())]
-
-
-def options_of(given: Mapping[str, Any], name: str, own: Sequence[str] = ()) -> MediaOptions:
-    """The media options among the keyword arguments of an adapter.
-
-    Raises:
-      UserError: one that nobody knows; `own` are those of the adapter itself, for the line.
-    """
-    known = {field.name: field.type for field in fields(MediaOptions)}
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise UserError(
-            f"{name}: unknown option {', '.join(unknown)} (known: {', '.join([*own, *known])})"
-        )
-    try:
-        casts = {k: type(getattr(MediaOptions, k))(v) for k, v in given.items()}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {error}") from error
-    return MediaOptions(**casts)
