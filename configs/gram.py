@@ -30,6 +30,11 @@ Variants:
   (default)  2,048 rendered training clips, 256 held-out ones; everything is made here.
   files      your own clips: --config configs/gram.py:files --config.data.root DIR
   smoke      the default at its smallest, for tests: a minute.
+  msrvtt, didemo, activitynet, vatex, audiocaps, vggsound, vast27m, gram_json
+             a published set that you hold (datasets/README.md), with the small model of `files`, or,
+             as in published-msrvtt, with the published one:
+             --config configs/gram.py:published-msrvtt --config.data.options.root=DIR
+             Not measured: none of these sets is on the machine of the figures above.
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
              EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
@@ -49,18 +54,40 @@ Variants:
 
 from ml_collections import ConfigDict
 
+# Published sets: the options of each of its own, and what it changes in the inputs.
+PARAGRAPHS = {"crop": "squash", "text_length": 70, "chunks": 2}
+SPOKEN = {"crop": "crop_flip", "subtitle_length": 70}
+SETS = {
+    "activitynet": ({"test": "val_1"}, PARAGRAPHS),
+    "audiocaps": ({}, {"crop": "squash"}),
+    "didemo": ({}, PARAGRAPHS),
+    "gram_json": (
+        {"train": "train.json", "test": "test.json", "captions": "first", "audios": "audios"},
+        SPOKEN,
+    ),
+    "msrvtt": ({"train": "9k"}, {"crop": "crop_flip"}),
+    "vast27m": ({"annotations": "annotations", "captions": "vast_cap", "holdout": 0.01}, SPOKEN),
+    "vatex": ({"test": "validation", "test_ids": "", "language": "en"}, {"crop": "squash"}),
+    "vggsound": ({}, {"crop": "squash"}),
+}
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant."""
     config = _world()
+    architecture, _, data = variant.rpartition("-")
     if variant == "files":
         _files(config)
     elif variant == "smoke":
         _smoke(config)
     elif variant == "published":
         _published(config)
+    elif data in SETS and architecture in ("", "published"):
+        _files(config) if not architecture else _published(config)
+        _set(config, data)
     elif variant:
-        raise ValueError(f"no variant {variant!r}; there are files, published and smoke")
+        known = f"files, published, smoke, {', '.join(SETS)} and published-<one of these>"
+        raise ValueError(f"no variant {variant!r}; there are {known}")
     return config
 
 
@@ -219,6 +246,18 @@ def _files(config: ConfigDict) -> None:
     config.inputs.audio_frames = 1024
     config.inputs.chunk_candidates = 4
     config.model.audio.max_distance = 256
+
+
+def _set(config: ConfigDict, name: str) -> None:
+    """A set of datasets/, instead of a folder of files."""
+    own, inputs = SETS[name]
+    shared = {"root": "", "videos": "videos", "audios": "", "media": "clips", "side": 0}
+    rules = {"splits": "", "missing": "error", "limit": 0.5, "shard": 512, "threads": 0}
+    config.data.update({"source": "dataset", "dataset": f"datasets/{name}"})
+    config.data.options = ConfigDict({**shared, **rules, **own})
+    config.inputs.update({"subtitle_length": 0, **inputs})
+    if config.model.text.vocab < 8192:  # of the small model, with a vocabulary of its own
+        config.model.text.update({"vocab": 8192, "positions": 70})
 
 
 def _smoke(config: ConfigDict) -> None:

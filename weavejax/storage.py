@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,7 +50,8 @@ def write_text(path: Storage, text: str) -> None:
     if is_remote(path):
         path.write_text(text)  # an object appears when it is complete
         return
-    partial = path.with_name(path.name + ".partial")
+    # Processes of a job may write the same file at once: each under a name of its own.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "w") as file:
             file.write(text)

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     watchdog.data()
     data = cluster.primary_first("data", lambda: assemble.open_data(config, workdir))
     watchdog.phase()
-    say(data.describe())
+    say("\n".join(filter(None, (data.describe(), data.missing()))))
 
     # 3. The shapes of everything, and where each piece lives. All is in order: keep the config.
     layout = lay_out(system, config, mesh)

@@ -1,13 +1,12 @@
 """Caption tables of a media folder: CSV, TSV or JSONL rows merged into one entry per clip."""
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weavejax.data.tables import MAX_FILE, SHOWN, Rows, csv_header, csv_rows, json_lines, shown
 from weavejax.errors import UserError
 
 COLUMNS = ("id", "video", "audio", "caption", "subtitle", "split")
@@ -15,12 +14,9 @@ NAMES = ("captions.csv", "captions.tsv", "captions.jsonl")
 LISTED = 10  # how many missing files an error names
 
 # Bounds that no honest file meets: a hostile or broken one must fail fast, in little memory.
-MAX_FILE = 2**30  # bytes
-MAX_LINE = 2**20  # characters of a line of JSON; a CSV cell has at most 2^17 (the csv module's)
 MAX_CAPTIONS = 1000  # of one clip
 MAX_PATH = 1024  # characters
 MAX_ID = 1024
-SHOWN = 100  # characters of a faulty value that an error repeats
 
 
 @dataclass(frozen=True)
@@ -82,66 +78,22 @@ def read_table(file: Path, root: Path) -> list[Entry]:
     return list(entries.values())
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if file.suffix == ".jsonl":
-                yield from _json_rows(lines, file)
-            else:
-                yield from _csv_rows(lines, file)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text: {error}") from error
-
-
-def _json_rows(lines: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), 1):
-        if len(line) > MAX_LINE:
-            raise UserError(f"{file.name}, line {number} has more than {MAX_LINE} characters")
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_unique)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file.name}, line {number} is not JSON: {error.msg}") from error
-        except (RecursionError, ValueError) as error:  # nesting, huge numbers, keys that repeat
-            reason = "too deep" if isinstance(error, RecursionError) else str(error).split(":")[0]
-            raise UserError(f"{file.name}, line {number} is not a plain row: {reason}") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file.name}, line {number} is not a JSON object")
-        _check_columns(list(row), file)
-        yield f"line {number}", row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a key stands twice in it")
-    return row
-
-
-def _csv_rows(lines: Any, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(lines, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_columns(header, file)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{file.name}, line {reader.line_num} has {len(cells)} cells for "
-                    f"{len(header)} columns: quote texts that hold the separator"
-                )
-            yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{file.name}, line {reader.line_num}: {error}") from error
+def _rows(file: Path) -> Rows:
+    if file.suffix == ".jsonl":
+        for place, row in json_lines(file):
+            _check_columns(list(row), file)
+            yield place, row
+        return
+    delimiter = "\t" if file.suffix == ".tsv" else ","
+    _check_columns(csv_header(file, delimiter), file)
+    yield from csv_rows(file, delimiter=delimiter)
 
 
 def _check_columns(names: list[str], file: Path) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if unknown:
-        shown = ", ".join(map(_shown, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
-        raise UserError(f"{file} has unknown columns {shown}: allowed are {', '.join(COLUMNS)}")
+        listed = ", ".join(map(shown, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
+        raise UserError(f"{file} has unknown columns {listed}: allowed are {', '.join(COLUMNS)}")
     if len(set(names)) < len(names):
         raise UserError(f"{file} names a column twice; give several captions as several rows")
     if not {"video", "audio"} & set(names):
@@ -158,15 +110,13 @@ def _entry(row: dict[str, Any], place: str) -> Entry:
         raise UserError(f"{place}: {len(captions)} captions of one clip, at most {MAX_CAPTIONS}")
     for name, value in fields.items():
         if not isinstance(value, str):
-            raise UserError(f"{place}: {name} must be a text, not {_shown(value)}")
+            raise UserError(f"{place}: {name} must be a text, not {shown(value)}")
         fields[name] = value.strip()
     for text in (*captions, *fields.values()):
         if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(f"{place}: {_shown(text)} holds half a character (a lone surrogate)")
+            raise UserError(f"{place}: {shown(text)} holds half a character (a lone surrogate)")
     if len(fields["id"]) > MAX_ID:
-        raise UserError(
-            f"{place}: the id {_shown(fields['id'])} is longer than {MAX_ID} characters"
-        )
+        raise UserError(f"{place}: the id {shown(fields['id'])} is longer than {MAX_ID} characters")
     for name in ("video", "audio"):
         if fields[name]:
             fields[name] = _inside(fields[name], place)
@@ -181,9 +131,9 @@ def _entry(row: dict[str, Any], place: str) -> Entry:
 def _inside(path: str, place: str) -> str:
     """The path made plain; an error if it leaves the root or cannot be a path."""
     if len(path) > MAX_PATH:
-        raise UserError(f"{place}: the path {_shown(path)} is longer than {MAX_PATH} characters")
+        raise UserError(f"{place}: the path {shown(path)} is longer than {MAX_PATH} characters")
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
-        raise UserError(f"{place}: the path {_shown(path)} holds a control character")
+        raise UserError(f"{place}: the path {shown(path)} holds a control character")
     plain = os.path.normpath(path)
     if os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
         raise UserError(f"{place}: {path[:SHOWN]} leaves the data folder; paths are relative to it")
@@ -214,11 +164,6 @@ def check_inside(root: Path, paths: Iterable[str], place: str) -> None:
                 f"{place}: {path[:SHOWN]} is a symbolic link that leaves the data folder; copy "
                 "the file into it, or give the folder that holds both"
             )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 def _merge(known: Entry, row: Entry, place: str) -> Entry:

@@ -4,7 +4,7 @@ Times are seconds from the first displayed frame of the chosen video stream; the
 file is moved, by padding or cutting its beginning, so that its sample 0 is that instant.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +224,20 @@ class Media:
                 times = [(i + 0.5) / count * duration for i in range(count)]
             assert times is not None
             return self._frames_at(times, size, crop, resize)
+
+    def pictures(self, times: Iterable[float], size: tuple[int, int]) -> Iterator[np.ndarray]:
+        """The frames on display at ascending times, uint8 [height, width, 3] one by one.
+
+        For films that would not fit into memory as `frames`.
+        """
+        if self._video is None:
+            raise DecodeError("no video stream")
+        with _decoding():
+            self._reopen()
+            cursor = FrameCursor(self._container, self._video, self._allowance)
+            reformatter = VideoReformatter()
+            for time in times:
+                yield picture(cursor.at(time), self._video, reformatter, size, "squash")
 
     def _frames_at(
         self, times: Sequence[float], size: tuple[int, int] | None, crop: str, resize: str

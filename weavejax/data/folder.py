@@ -155,12 +155,12 @@ def _choose(entries: Sequence[Entry], split: str, holdout: float) -> list[Entry]
         return []
     if holdout == 0:
         return list(entries)
-    return [entry for entry in entries if (_share(entry.id) < holdout) == (split == "test")]
+    return [entry for entry in entries if in_holdout(entry.id, holdout) == (split == "test")]
 
 
-def _share(name: str) -> float:
-    """A number in [0, 1) that depends on nothing but the name."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) / 2**48
+def in_holdout(name: str, share: float) -> bool:
+    """Whether a clip is held out: depends on nothing but its id and the share."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) < share * 2**48
 
 
 def _scan(root: Path) -> list[Entry]:

@@ -218,8 +218,19 @@ def eval_batches(
     workers: int = 0,
     cache_dir: str | Path = "",
     rows: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Batches:
     """All clips in order, once, without chance.
+
+    Args:
+      source: the clips.
+      spec: shapes and constants of an example.
+      tokenizer: of captions and subtitles.
+      batch: global batch size, B.
+      workers: worker processes; 0 decodes in a thread of this process.
+      cache_dir: where decoded clips are kept; "" decodes every time.
+      rows: the rows of each global batch that this process holds; default all.
+      numbers: of the batches wanted; default all.
 
     Returns:
       Batches of `batch` examples (`sample_example`), or of the given rows of it, with `index` int32
@@ -228,8 +239,9 @@ def eval_batches(
     """
     mine = _rows(rows, batch)
     loader = ExampleLoader(source, spec, tokenizer, _cache(cache_dir, source, spec))
-    local = grain.MapDataset.range(math.ceil(len(source) / batch) * len(mine))
-    chosen = local.map(_Evaluation(loader, batch, mine)).batch(len(mine))
+    wanted = tuple(range(math.ceil(len(source) / batch)) if numbers is None else numbers)
+    local = grain.MapDataset.range(len(wanted) * len(mine))
+    chosen = local.map(_Evaluation(loader, batch, mine, wanted)).batch(len(mine))
     return _run(chosen, workers, spec, len(mine))
 
 
@@ -240,10 +252,11 @@ class _Evaluation:
     loader: ExampleLoader
     batch: int
     rows: tuple[int, ...]
+    numbers: Sequence[int]
 
     def __call__(self, position: int) -> Batch:
-        number, row = divmod(int(position), len(self.rows))
-        return self.loader.evaluation(number * self.batch + self.rows[row])
+        place, row = divmod(int(position), len(self.rows))
+        return self.loader.evaluation(self.numbers[place] * self.batch + self.rows[row])
 
 
 def _cache(directory: str | Path, source: Source, spec: ExampleSpec) -> DecodedCache | None:

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from weavejax.data.clip import Clip, Source
+from weavejax.data.inventory import REPORT
 from weavejax.errors import UserError
 
 RAW = tfds.core.decode.DeserializeMethod.RAW_BYTES
@@ -27,14 +28,21 @@ SAMPLE_BYTES = 2**16  # of each end of a shard, hashed into the fingerprint
 
 
 class TfdsSource:
-    """One split of a prepared data set; see `open_tfds`."""
+    """One split of a prepared data set; see `open_tfds`.
 
-    def __init__(self, records: Sequence[bytes], features: Any, fingerprint: str) -> None:
+    Attributes:
+      fingerprint: see `data.clip.Source`.
+      report: what was missing when the set was prepared; empty where nobody counted.
+    """
+
+    def __init__(
+        self, records: Sequence[bytes], features: Any, fingerprint: str, report: str = ""
+    ) -> None:
         self._records = records
         self._all = _subset(features, FIELDS)
         self._text = _subset(features, TEXT_FIELDS)
         self._id = _subset(features, ("id",))
-        self.fingerprint = fingerprint
+        self.fingerprint, self.report = fingerprint, report
 
     def __len__(self) -> int:
         return len(self._records)
@@ -89,7 +97,9 @@ def open_tfds(directory: str | Path, split: str) -> Source:
         raise UserError(f"{directory} has no split {split!r}: it has {have}") from error
     if not len(records):
         raise UserError(f"split {split!r} of {directory} is empty")
-    return TfdsSource(records, features, _fingerprint(builder.info, split))
+    report = directory / REPORT
+    text = report.read_text() if report.is_file() else ""
+    return TfdsSource(records, features, _fingerprint(builder.info, split), text)
 
 
 def prepare_tfds(folder: str | Path, data_dir: str | Path, options: dict[str, Any]) -> Path:

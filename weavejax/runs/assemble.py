@@ -16,7 +16,7 @@ from weavejax.data.clip import Source
 from weavejax.data.example import ExampleSpec
 from weavejax.data.folder import FolderSource, open_folder
 from weavejax.data.pipeline import eval_batches
-from weavejax.data.sources import open_tfds, prepare_tfds
+from weavejax.data.sources import TfdsSource, open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, marks, train_tokenizer
 from weavejax.errors import UserError
 from weavejax.metrics.report import Report
@@ -64,6 +64,10 @@ class Data:
             f"{len(self.train):,} training clips, {len(self.test):,} evaluation clips ({gallery}); "
             f"vocabulary of {self.tokenizer.get_vocab_size():,}"
         )
+
+    def missing(self) -> str:
+        """What was missing when the set was prepared: a table; empty where nobody counted."""
+        return self.train.report.rstrip() if isinstance(self.train, TfdsSource) else ""
 
 
 def example_spec(config: Any) -> ExampleSpec:
@@ -175,17 +179,24 @@ def _never() -> bool:
     return False
 
 
-def make_embedding(system: System, placed: Any, mesh: Mesh, batch: int) -> Callable[..., Vectors]:
+def make_embedding(
+    system: System,
+    placed: Any,
+    mesh: Mesh,
+    batch: int,
+    compute: Callable[..., dict[str, jax.Array]] | None = None,
+) -> Callable[..., Vectors]:
     """(params, host batches, stopping) → what `system.embed` gives, gathered, with valid and index.
 
-    Host batches hold this process's rows (`batch_rows`). `stopping` is asked before every batch, on
-    all processes alike; when it says so, `Stopped` is raised.
+    `compute` takes the place of `system.embed`, as `system.features` may. Host batches hold this
+    process's rows (`batch_rows`). `stopping` is asked before every batch, on all processes alike;
+    when it says so, `Stopped` is raised.
     """
     check_batch(batch, mesh)
     data, everywhere = batch_sharding(mesh), replicated(mesh)
 
     def outputs(params: Any, inputs: Mapping[str, jax.Array], kept: Mapping[str, jax.Array]) -> Any:
-        return {**on_mesh(system.embed, mesh)(params, inputs), **kept}
+        return {**on_mesh(compute or system.embed, mesh)(params, inputs), **kept}
 
     embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
 

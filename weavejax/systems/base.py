@@ -43,6 +43,9 @@ class System:
       loss: (params, batch, key, step) → (loss [], metrics as (sum, weight) pairs). The step is an
         argument because losses may follow a schedule.
       embed: (params, batch) → named arrays with a leading batch dimension; no randomness.
+      features: (params, batch) → what the frozen encoders give, pooled, before anything that is
+        trained on top of them: float32 [B, width] by modality, with presence masks [B]. None where
+        a system has no such place.
       rules: sharding table, see `weavejax.runtime.sharding`.
       evaluators: by name, from the arrays `embed` gave over a whole split (and `valid` [N]) to a
         report.
@@ -61,5 +64,6 @@ class System:
     evaluators: Mapping[str, Callable[[Mapping[str, np.ndarray]], Report]]
     flops: Mapping[str, float]
     headline: str
+    features: Callable[[Params, Batch], dict[str, Array]] | None = None
     frozen: Callable[[str], bool] = never
     published: Mapping[str, Callable[..., Params]] = field(default_factory=dict)

@@ -34,6 +34,7 @@ def build(config: Any) -> System:
         init=towers.init,
         loss=partial(_loss, config.loss, towers),
         embed=partial(_embed, towers),
+        features=partial(_features, towers),
         rules=towers.rules(),
         evaluators={"retrieval": partial(alignment_report, SCORES, config.loss.score)},
         flops=towers.flops(),
@@ -81,6 +82,13 @@ def _embed(
         out[name] = projected * jax.lax.rsqrt(jnp.maximum(norm2, 1e-12))
         out[f"{name}_mask"] = batch[f"{name}_mask"]
     return out
+
+
+def _features(towers: _Towers, params: Params, batch: Batch) -> dict[str, Array]:
+    """Pooled encoder outputs [B, width] of every modality, with their presence masks [B]."""
+    pooled = towers.features(params, batch, None)
+    masks = {f"{name}_mask": batch[f"{name}_mask"] for name in pooled}
+    return {name: value.astype(jnp.float32) for name, value in pooled.items()} | masks
 
 
 def _loss(

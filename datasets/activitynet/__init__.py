@@ -1,0 +1,5 @@
+"""ActivityNet Captions: long videos, the sentences of each joined into a paragraph. See README.md."""
+
+from .builder import builder
+
+__all__ = ["builder"]

@@ -1,0 +1,5 @@
+"""AudioCaps: ten-second sounds of AudioSet with captions. See README.md."""
+
+from .builder import builder
+
+__all__ = ["builder"]
