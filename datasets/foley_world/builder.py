@@ -47,7 +47,7 @@ with tfds.core.registered.skip_registration():
     class FoleyWorld(tfds.core.GeneratorBasedBuilder):
         """Rendered clips with exact ground truth."""
 
-        VERSION = tfds.core.Version("1.0.0")
+        VERSION = tfds.core.Version("1.0.1")
         code_path = None  # not part of a package, so there is no checksums file to look for
         processes = 0
 

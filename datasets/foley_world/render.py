@@ -90,7 +90,9 @@ def encode_video(rgb: np.ndarray, fps: int) -> bytes:
         stream.pix_fmt = "yuv420p"
         stream.gop_size, stream.max_b_frames = 12, 0
         stream.codec_context.thread_count = 1  # more would make the bytes depend on the machine
-        stream.options = {"preset": "veryfast", "crf": "20"}
+        # x264's macroblock tree is left out: with it the same pictures give now and then other bytes.
+        settings = "mbtree=0:rc-lookahead=0"
+        stream.options = {"preset": "veryfast", "crf": "20", "x264-params": settings}
         for picture in rgb:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))

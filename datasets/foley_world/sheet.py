@@ -1,6 +1,6 @@
 """A contact sheet of prepared clips: frames, waveform, envelope, onsets and caption.
 
-python datasets/foley_world/sheet.py --data_dir data/foley_world/<config>/1.0.0 --out sheet.png
+python datasets/foley_world/sheet.py --data_dir data/foley_world/<config>/1.0.1 --out sheet.png
 """
 
 import argparse

@@ -237,7 +237,7 @@ class Media:
             cursor = FrameCursor(self._container, self._video, self._allowance)
             reformatter = VideoReformatter()
             for time in times:
-                yield picture(cursor.at(time), self._video, reformatter, size, "squash")
+                yield picture(cursor.at(time), self._video, reformatter, size, "squash", "bilinear")
 
     def _frames_at(
         self, times: Sequence[float], size: tuple[int, int] | None, crop: str, resize: str
