@@ -33,10 +33,11 @@ Variants:
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
              EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
-             (137.3 M), heads into 512 dimensions: 1,242.1 M in all, float32 parameters, bfloat16
-             compute. 2 frames of 224 pixels, 1,024 frames of 64 mels, 40 caption and 70 subtitle
-             tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4 (5e-7 for the image tower),
-             label smoothing 0.1, gradients stopped as in the published code.
+             (137.3 M), heads into 512 dimensions, the matching path (2.9 M): 1,244.9 M in all,
+             float32 parameters, bfloat16 compute. 2 frames of 224 pixels, 1,024 frames of 64 mels,
+             40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
+             (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
+             code.
              What it does today: builds, plans (`python -m weavejax.plan`), trains from random
              weights. What it does not yet: start from published weights (the published run goes on
              from VAST's, without which this schedule is too short), the matching loss and its
@@ -104,6 +105,7 @@ def _world() -> ConfigDict:
     config.model = ConfigDict(
         {
             "dim": 128,
+            "fusion": False,  # condition tokens and head of the matching path; needs cross_attention
             "vision": {
                 "patch": 16,
                 "width": 96,
@@ -241,7 +243,7 @@ def _published(config: ConfigDict) -> None:
             "tokenizer": "bert-base-uncased",
         }
     )
-    config.model.dim = 512
+    config.model.update({"dim": 512, "fusion": True})
     config.model.vision.update(
         {
             "patch": 14,
@@ -293,7 +295,7 @@ def _published(config: ConfigDict) -> None:
             "lr": 1e-4,
             "schedule": "linear",
             # As published: biases and BERT's norms; and what nothing trains yet.
-            "no_decay": r"bias$|^text/.*norm\w*/scale$|^vision/head/|cross",
+            "no_decay": r"bias$|^text/.*norm\w*/scale$|^vision/head/|cross|^fusion/|^match/",
             "clip": 0.0,
             "groups": ((r"^vision/", 0.005),),
         }

@@ -34,6 +34,7 @@ def tiny_gram(**changes: Any) -> ConfigDict:
         },
         "model": {
             "dim": 16,
+            "fusion": False,
             "vision": {"patch": 16, "drop_path": 0.0, **width},
             "audio": {
                 "patch": 16,

@@ -6,6 +6,7 @@ VAST (arXiv 2305.18500). Post-norm blocks; self-attention is bidirectional in bo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, convert, dense, norm
+from weavejax.models.torch_names import (
+    Arrays,
+    Shapes,
+    Source,
+    Table,
+    convert,
+    count_layers,
+    dense,
+    invert,
+    norm,
+    shapes_of,
+)
 from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
@@ -195,24 +207,52 @@ def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str,
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    plain = replace(config, scan=False)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    shapes = jax.eval_shape(
-        lambda t, m: Bert(plain).init(jax.random.key(0), t, m, deterministic=True), tokens, mask
-    )
     return convert(
         state,
-        _table(config),
-        shapes=shapes["params"],
+        table(config),
+        shapes=shapes(config),
         model="BERT",
         scan=config.scan,
         ignore=frozenset({"embeddings.position_ids"}),  # a buffer: 0, 1, 2, ...
     )
 
 
-def _table(config: BertConfig) -> Table:
-    table: Table = {
+def to_torch(params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`, less the buffer."""
+    return invert(params, table(config))
+
+
+def shapes(config: BertConfig) -> Shapes:
+    """Shape of every leaf, with separate blocks."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    init = partial(Bert(replace(config, scan=True)).init, deterministic=True)
+    return shapes_of(lambda: init(jax.random.key(0), tokens, tokens == 0), config.layers)
+
+
+def sizes(state: Arrays) -> BertConfig:
+    """The sizes that a published state dict has; ``heads`` is 1, which no array tells.
+
+    Raises:
+        KeyError: an array that tells them is missing.
+    """
+    vocab, width = state["embeddings.word_embeddings.weight"].shape
+    cross = "encoder.layer.0.crossattention.self.key.weight"
+    return BertConfig(
+        vocab=vocab,
+        positions=state["embeddings.position_embeddings.weight"].shape[0],
+        types=state["embeddings.token_type_embeddings.weight"].shape[0],
+        width=width,
+        layers=count_layers(state, "encoder.layer."),
+        heads=1,
+        mlp=state["encoder.layer.0.intermediate.dense.weight"].shape[0],
+        cross_attention=cross in state,
+        cond_width=state[cross].shape[1] if cross in state else 0,
+    )
+
+
+def table(config: BertConfig) -> Table:
+    """Where each leaf comes from, with separate blocks."""
+    found: Table = {
         "word/embedding": Source("embeddings.word_embeddings.weight"),
         "position/embedding": Source("embeddings.position_embeddings.weight"),
         "type/embedding": Source("embeddings.token_type_embeddings.weight"),
@@ -225,10 +265,10 @@ def _table(config: BertConfig) -> Table:
         path, key = f"blocks_{i}", f"encoder.layer.{i}"
         for ours, (theirs, after) in attentions.items():
             for name in ("query", "key", "value"):
-                table |= dense(f"{path}/{ours}/{name}", f"{key}.{theirs}.self.{name}")
-            table |= dense(f"{path}/{ours}/output", f"{key}.{theirs}.output.dense")
-            table |= norm(f"{path}/{after}", f"{key}.{theirs}.output.LayerNorm")
-        table |= dense(f"{path}/mlp/fc1", f"{key}.intermediate.dense")
-        table |= dense(f"{path}/mlp/fc2", f"{key}.output.dense")
-        table |= norm(f"{path}/norm2", f"{key}.output.LayerNorm")
-    return table
+                found |= dense(f"{path}/{ours}/{name}", f"{key}.{theirs}.self.{name}")
+            found |= dense(f"{path}/{ours}/output", f"{key}.{theirs}.output.dense")
+            found |= norm(f"{path}/{after}", f"{key}.{theirs}.output.LayerNorm")
+        found |= dense(f"{path}/mlp/fc1", f"{key}.intermediate.dense")
+        found |= dense(f"{path}/mlp/fc2", f"{key}.output.dense")
+        found |= norm(f"{path}/norm2", f"{key}.output.LayerNorm")
+    return found

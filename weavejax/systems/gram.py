@@ -21,7 +21,7 @@ from weavejax.errors import UserError
 from weavejax.losses import SCORES
 from weavejax.losses.contrastive import two_way_cross_entropy
 from weavejax.metrics.alignment import alignment_report
-from weavejax.models import bert, spectrogram, vit
+from weavejax.models import bert, fusion, spectrogram, vit
 from weavejax.systems.base import Batch, Metrics, Params, System, under
 
 # CLIP's image statistics (Radford et al. 2021), on [0, 1] RGB.
@@ -52,6 +52,8 @@ def _check(config: Any) -> None:
             raise UserError(
                 f"loss.{key} {config.loss[key]!r} is none of {', '.join(sorted(SCORES))}"
             )
+    if config.model.fusion and not config.model.text.cross_attention:
+        raise UserError("model.fusion needs the cross-attention: set model.text.cross_attention")
     if config.loss.gradient not in ("full", "half"):
         raise UserError(f"loss.gradient {config.loss.gradient!r} is neither 'full' nor 'half'")
 
@@ -75,7 +77,7 @@ def _batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 class _Towers:
-    """The three encoders and their heads: how parameters are made and applied."""
+    """The three encoders, their heads and the matching path: how parameters are made and applied."""
 
     def __init__(self, config: Any) -> None:
         model, inputs = config.model, config.inputs
@@ -90,6 +92,21 @@ class _Towers:
         self.dim = model.dim
         self.temperature = config.loss.temperature
         self.clip_modalities = ("video", "audio") + ("subtitle",) * bool(inputs.subtitle_length)
+        text = self.text.config
+        self.fusion = self.match = None
+        if model.fusion:
+            self.fusion = fusion.Fusion(
+                fusion.FusionConfig(
+                    video=self.vision.config.width,
+                    audio=self.audio.config.width,
+                    subtitle=text.width if "subtitle" in self.clip_modalities else 0,
+                    width=text.cond_width,
+                    frames=inputs.frames,
+                    chunks=inputs.chunks,
+                    dtype=text.dtype,
+                )
+            )
+            self.match = fusion.MatchHead(text.width, text.dtype)
 
     def init(self, key: Array) -> Params:
         keys = dict(
@@ -107,6 +124,16 @@ class _Towers:
             ),
             "text": self.text.init(keys["text"], tokens, tokens == 0, deterministic=True),
         }
+        if self.fusion and self.match:
+            width = self.vision.config.width
+            made |= {
+                "fusion": self.fusion.init(
+                    jax.random.fold_in(key, 4), {"video": jnp.zeros((1, 1, 1, width))}
+                ),
+                "match": self.match.init(
+                    jax.random.fold_in(key, 5), jnp.zeros((1, self.text.config.width))
+                ),
+            }
         widths = {
             "text": self.text.config.width,
             "video": self.vision.config.width,
@@ -130,6 +157,8 @@ class _Towers:
             *under("text", bert.rules(self.text.config)),
             (r"^head/\w+/kernel$", ("data", None)),
             (r"^temperature$", ()),
+            *(under("fusion", fusion.rules(self.fusion.config)) if self.fusion else ()),
+            *(under("match", fusion.MATCH_RULES) if self.match else ()),
         )
 
     def features(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
