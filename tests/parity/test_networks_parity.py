@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from weavejax.errors import UserError
-from weavejax.models import bert, spectrogram, vit
+from weavejax.models import bert, fusion, spectrogram, vit
 from weavejax.ops.fbank import kaldi_fbank
 from weavejax.ops.transformer import stack_blocks
 
 RECORDINGS = Path(__file__).parent / "recordings"
-NAMES = ("vit", "spectrogram", "buckets", "bert", "fbank")
+NAMES = ("vit", "spectrogram", "buckets", "bert", "matching", "resizing", "fbank")
 # Halves the compile time, which is nearly all of these tests' time.
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 LIVE = pytest.param(
@@ -54,6 +54,7 @@ BERT = bert.BertConfig(
     cross_attention=True,
     cond_width=32,
 )
+FUSION = fusion.FusionConfig(video=24, audio=20, text=32, width=32, frames=3, chunks=2)
 
 Recording = dict[str, np.ndarray]
 
@@ -133,6 +134,42 @@ def test_bert(reference: Recording) -> None:
             {"params": params}, case["tokens"], case["mask"], condition=case.get("condition")
         )
         assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["matching"])
+def test_matching(reference: Recording) -> None:
+    """From the towers' tokens to the logits of the match head."""
+    encoder = "multimodal_encoder.bert."
+    tensors = state(reference)
+    text = {k.removeprefix(encoder): tensors.pop(k) for k in [*tensors] if k.startswith(encoder)}
+    params = fusion.from_torch(tensors, FUSION) | {"text": bert.from_torch(text, BERT)}
+
+    def logits(tokens: jax.Array, mask: jax.Array, clip: dict[str, jax.Array]) -> jax.Array:
+        condition = fusion.Fusion(FUSION).apply({"params": params["fusion"]}, clip)
+        fused = bert.Bert(BERT).apply(
+            {"params": params["text"]}, tokens, mask, condition=condition, deterministic=True
+        )
+        return fusion.MatchHead(FUSION).apply({"params": params["match"]}, fused[:, 0])
+
+    for case in cases(reference).values():
+        clip = {key.removeprefix("clip."): x for key, x in case.items() if key.startswith("clip.")}
+        ours = quick_jit(logits)(case["tokens"], case["mask"], clip)
+        assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["resizing"])
+def test_resizing(reference: Recording) -> None:
+    stored = reference["positions"]
+    for side in (2, 3, 8):
+        ours = vit.resize_position(stored, (1, 1 + side * side, 4))
+        np.testing.assert_array_equal(ours[:, 0], stored[:, 0])
+        assert relative_error(ours[:, 1:], reference[f"positions to {side}"]) < 1e-6
+    for key in reference:
+        if key.startswith("frames"):
+            _, old, _, new = key.split()
+            table = np.arange(int(old)).reshape(-1, 1)
+            chosen = fusion.resize_frames(table, (int(new), 1))
+            np.testing.assert_array_equal(chosen[:, 0], reference[key])
 
 
 @pytest.mark.parametrize("name", ["fbank"])

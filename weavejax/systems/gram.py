@@ -93,20 +93,17 @@ class _Towers:
         self.temperature = config.loss.temperature
         self.clip_modalities = ("video", "audio") + ("subtitle",) * bool(inputs.subtitle_length)
         text = self.text.config
-        self.fusion = self.match = None
-        if model.fusion:
-            self.fusion = fusion.Fusion(
-                fusion.FusionConfig(
-                    video=self.vision.config.width,
-                    audio=self.audio.config.width,
-                    subtitle=text.width if "subtitle" in self.clip_modalities else 0,
-                    width=text.cond_width,
-                    frames=inputs.frames,
-                    chunks=inputs.chunks,
-                    dtype=text.dtype,
-                )
-            )
-            self.match = fusion.MatchHead(text.width, text.dtype)
+        self.matching = fusion.FusionConfig(
+            video=self.vision.config.width,
+            audio=self.audio.config.width,
+            text=text.width,
+            width=text.cond_width,
+            frames=inputs.frames,
+            chunks=inputs.chunks,
+            subtitles="subtitle" in self.clip_modalities,
+            dtype=text.dtype,
+        )
+        self.has_matching = model.fusion
 
     def init(self, key: Array) -> Params:
         keys = dict(
@@ -124,14 +121,14 @@ class _Towers:
             ),
             "text": self.text.init(keys["text"], tokens, tokens == 0, deterministic=True),
         }
-        if self.fusion and self.match:
-            width = self.vision.config.width
+        if self.has_matching:
+            frame = jnp.zeros((1, 1, 1, self.matching.video))
             made |= {
-                "fusion": self.fusion.init(
-                    jax.random.fold_in(key, 4), {"video": jnp.zeros((1, 1, 1, width))}
+                "fusion": fusion.Fusion(self.matching).init(
+                    jax.random.fold_in(key, 4), {"video": frame}
                 ),
-                "match": self.match.init(
-                    jax.random.fold_in(key, 5), jnp.zeros((1, self.text.config.width))
+                "match": fusion.MatchHead(self.matching).init(
+                    jax.random.fold_in(key, 5), jnp.zeros((1, self.matching.text))
                 ),
             }
         widths = {
@@ -157,8 +154,7 @@ class _Towers:
             *under("text", bert.rules(self.text.config)),
             (r"^head/\w+/kernel$", ("data", None)),
             (r"^temperature$", ()),
-            *(under("fusion", fusion.rules(self.fusion.config)) if self.fusion else ()),
-            *(under("match", fusion.MATCH_RULES) if self.match else ()),
+            *(fusion.rules(self.matching) if self.has_matching else ()),
         )
 
     def features(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
