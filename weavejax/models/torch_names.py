@@ -71,9 +71,9 @@ def norm(path: str, key: str) -> Table:
 
 
 def under(path: str, key: str, table: Table) -> Table:
-    """A part's table in the table of the whole: paths start with ``path/``, keys with ``key``."""
+    """A part's table in the table of the whole: paths start with ``path``, keys with ``key``."""
     return {
-        f"{path}/{leaf}": source._replace(
+        path + leaf: source._replace(
             key=key + source.key, copies=tuple(key + copy for copy in source.copies)
         )
         for leaf, source in table.items()
