@@ -91,7 +91,10 @@ class SafeFile(Mapping[str, np.ndarray]):
     def _bytes(self) -> np.ndarray:
         """All of the file, once: a map for each array would use up the process' open files."""
         try:
-            return np.memmap(self.path, np.uint8, "r")
+            content = np.memmap(self.path, np.uint8, "r")
+            if len(content) == max(tensor.end for tensor in self.tensors.values()):
+                return content
+            raise ValueError(f"{len(content)} bytes")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path} has changed or gone since it was opened") from error
 

@@ -7,8 +7,8 @@ Source: the state dict of GRAM's published code (``model/gram.py`` and ``vast.py
 from dataclasses import dataclass
 
 from weavejax.models import fusion
-from weavejax.models.published import Format, Part, audio, text, vision
 from weavejax.models.torch_names import TRANSPOSED, Arrays, Shapes, Source, Table
+from weavejax.weights.published import Format, Part, audio, text, vision
 
 HEADS = {"text": "t", "video": "v", "audio": "a", "subtitle": "s", "depth": "d"}
 

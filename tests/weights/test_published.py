@@ -7,8 +7,8 @@ import pytest
 from published_keys import SMALL, Sizes, bert, gram, numbers
 
 from weavejax.errors import UserError
-from weavejax.models.published import BERT, convert_file, restore_file
-from weavejax.systems.gram_published import GRAM, VAST
+from weavejax.weights.gram import GRAM, VAST
+from weavejax.weights.published import BERT, convert_file, restore_file
 
 
 @pytest.fixture(scope="module")

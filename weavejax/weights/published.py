@@ -15,6 +15,7 @@ import numpy as np
 from weavejax.errors import UserError
 from weavejax.models import bert, spectrogram, vit
 from weavejax.models.torch_names import Arrays, Shapes, Table, keys_of, read, under, write
+from weavejax.weights.coverage import Coverage, Group
 
 KEPT = "published/"  # where the keys stand that nothing here uses
 ALLOWED = "not known, kept as asked"
@@ -65,45 +66,11 @@ class Format:
 
     def recognises(self, keys: Mapping[str, Any]) -> bool:
         """Whether a file with these keys is of this format."""
-        return {self.official(key) for key in keys} >= set(self.marks)
+        return not self.lacks(keys)
 
-
-class Group(NamedTuple):
-    """Keys that belong together.
-
-    Attributes:
-        name: for people.
-        keys: how many; copies count.
-        parameters: numbers in them; copies do not count again.
-    """
-
-    name: str
-    keys: int
-    parameters: int
-
-
-class Coverage(NamedTuple):
-    """What became of every key of a file, and of every parameter.
-
-    Attributes:
-        used: groups that are parameters here.
-        kept: groups kept for writing the file again.
-        unused: keys that nothing knows.
-        missing: keys that parameters need.
-        misfits: arrays of another shape and copies that differ, one line each.
-    """
-
-    used: list[Group]
-    kept: list[Group]
-    unused: list[str]
-    missing: list[str]
-    misfits: list[str]
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything that stands against using the file, one line each."""
-        unused = [f"unused {key}" for key in self.unused]
-        return unused + [f"missing {key}" for key in self.missing] + self.misfits
+    def lacks(self, keys: Mapping[str, Any]) -> set[str]:
+        """The marks that are not among a file's keys."""
+        return set(self.marks) - {self.official(key) for key in keys}
 
 
 class Converted(NamedTuple):
