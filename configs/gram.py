@@ -163,6 +163,9 @@ def _world() -> ConfigDict:
             "gradient": "full",  # "half" as in the published code
         }
     )
+    # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
+    # that these need not fit: such ones start at random, or are left out.
+    config.init = ConfigDict({"weights": "", "partial": ()})
     _optimisation(config)
     _running(config)
     return config

@@ -70,6 +70,7 @@ def tiny_gram(**changes: Any) -> ConfigDict:
             "groups": (),
             "average": 0.0,
         },
+        "init": {"weights": "", "partial": ()},
         "guard": {"window": 16, "warmup": 8, "sigmas": 6.0, "limit": 3},
     }
     return ConfigDict(config | changes)

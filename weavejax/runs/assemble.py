@@ -145,12 +145,28 @@ def say_streams(source: Source, workdir: Path | None = None) -> None:
 def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
     """Of this run: as kept in its working directory, else made now."""
     kept = workdir / TOKENIZER
-    if kept.exists():
-        tokenizer = load_tokenizer(str(kept))
-    elif config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
-        tokenizer = train_tokenizer(train.captions(), config.model.text.vocab)
-    else:
-        tokenizer = load_tokenizer(config.inputs.tokenizer)
+    if not kept.exists() and config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
+        return _checked(train_tokenizer(train.captions(), config.model.text.vocab), config)
+    return find_tokenizer(config, workdir)
+
+
+def find_tokenizer(config: Any, workdir: Path | None) -> Tokenizer:
+    """As kept in a run's working directory, else the one that the config names.
+
+    Raises:
+      UserError: it is neither kept nor named, or too large for the text encoder.
+    """
+    if workdir is not None and (workdir / TOKENIZER).exists():
+        return _checked(load_tokenizer(str(workdir / TOKENIZER)), config)
+    if config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
+        raise UserError(
+            "the vocabulary is that of a run's captions: give its file, "
+            "--config.inputs.tokenizer=RUN/tokenizer.json"
+        )
+    return _checked(load_tokenizer(config.inputs.tokenizer), config)
+
+
+def _checked(tokenizer: Tokenizer, config: Any) -> Tokenizer:
     if tokenizer.get_vocab_size() > config.model.text.vocab:
         raise UserError(
             f"the tokenizer has {tokenizer.get_vocab_size():,} entries, the text encoder "

@@ -48,7 +48,8 @@ class System:
         report.
       flops: analytic FLOPs of one example's forward pass, by part.
       frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
-      published: name maps of published checkpoints: by name, state dict → parameters.
+      resize: regex of paths → (stored array, wanted shape) → array: how parameters whose shape
+        follows the inputs are taken over from a model of other inputs.
       headline: name of the scalar that picks the best checkpoint; higher is better.
     """
 
@@ -62,4 +63,6 @@ class System:
     flops: Mapping[str, float]
     headline: str
     frozen: Callable[[str], bool] = never
-    published: Mapping[str, Callable[..., Params]] = field(default_factory=dict)
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
+        default_factory=dict
+    )

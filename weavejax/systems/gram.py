@@ -42,6 +42,10 @@ def build(config: Any) -> System:
         rules=towers.rules(),
         evaluators={"retrieval": partial(alignment_report, SCORES, config.loss.score)},
         flops=towers.flops(),
+        resize={
+            r"^vision/position$": vit.resize_position,
+            r"^fusion/(video|audio)/frames$": fusion.resize_frames,
+        },
         headline=f"retrieval/{config.loss.score}/text→{'+'.join(towers.clip_modalities)}/R@1",
     )
 
