@@ -7,6 +7,9 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
+
+from weavejax.testing import tiny_gram
 
 
 class Sizes(NamedTuple):
@@ -37,7 +40,7 @@ class Sizes(NamedTuple):
     depth: bool = False
 
 
-SMALL = Sizes(vision=12, vision_layers=2, vision_mlp=20, patch=4, grid=4, head=8, dead=6)._replace(
+SMALL = Sizes(vision=24, vision_layers=2, vision_mlp=40, patch=4, grid=4, head=8, dead=6)._replace(
     dead_vocab=9, width=16, layers=2, mlp=24, patch_width=8, heads=4, head_width=4, buckets=8
 )
 SMALL = SMALL._replace(kernel=4, group=8, vocab=64, positions=16, dim=16)
@@ -190,3 +193,19 @@ def numbers(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     if tied in state:
         state[tied] = state["multimodal_encoder.bert.embeddings.word_embeddings.weight"]
     return state
+
+
+def small_gram(**changes: Any) -> ConfigDict:
+    """A config whose model has the sizes of `SMALL`, its blocks scanned."""
+    s, config = SMALL, tiny_gram(**changes)
+    config.inputs.update({"size": 16, "subtitle_length": 6})
+    config.model.update({"dim": s.dim, "fusion": True})
+    shared = {"heads": s.heads, "scan": True}
+    vision = {"patch": s.patch, "width": s.vision, "layers": s.vision_layers, "head": s.head}
+    config.model.vision.update({**vision, "mlp": s.vision_mlp, **shared})
+    both = {"width": s.width, "layers": s.layers, "mlp": s.mlp, **shared}
+    audio = {"patch_width": s.patch_width, "pos_kernel": s.kernel, "buckets": s.buckets}
+    config.model.audio.update({**audio, "pos_groups": s.width // s.group, **both})
+    text = {"vocab": s.vocab, "cross_attention": True, "cond_width": s.width}
+    config.model.text.update(text | both)
+    return config

@@ -2,13 +2,14 @@
 
   python -m weavejax.convert --from vast/ckpt/model_step_459.pt --out weights/gram
   python -m weavejax.convert --from weights/gram --back --out gram.pt
+  python -m weavejax.convert --from runs/gram-published --back --out tuned.pt
   python -m weavejax.train --config configs/gram.py:published --config.init.weights=weights/gram
 
 Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
 ckpt/), EVA-CLIP's and timm's image towers, BEATs, and transformers' BERT. Says of every key what
 became of it; a key that nothing knows, a missing one and one of another shape stop it, all named at
 once. Writes params.safetensors and coverage.md. PyTorch's own files need the `torch` extra; they are
-read without running what is in them.
+read without running what is in them. With --back, also of a run that started from converted weights.
 """
 
 import json
@@ -18,7 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from weavejax.errors import UserError
-from weavejax.runtime import cli
+from weavejax.models.torch_names import separate_blocks
+from weavejax.runs import restore
+from weavejax.runtime import cli, tree
+from weavejax.runtime.workdir import CONFIG
 from weavejax.storage import write_text
 from weavejax.weights import gram, published
 from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
@@ -42,6 +46,7 @@ FLAGS = {
     "format": f"{', '.join(FORMATS)}; default: told by the keys",
     "partial": "regex of keys that may be missing, or be there unknown (they are then kept)",
     "back": "no value; write the published layout again: .pt with PyTorch, else .safetensors",
+    "step": "with --back of a run: latest (default), best, or a step",
 }
 SWITCHES = ("back",)
 
@@ -58,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--format {values['format']!r} is none of {', '.join(FORMATS)}")
     out = Path(values["out"])
     if values["back"]:
-        _back(Path(values["from"]), out)
+        _back(Path(values["from"]), values["step"], out)
     else:
         _convert(open_source(values["from"]), out, values["format"], values["partial"])
 
@@ -84,6 +89,7 @@ def _convert(source: Source, out: Path, format_name: str, allow: str) -> None:
         source.sha256(),
         converted.sizes,
         converted.spellings,
+        converted.ties,
         source.entry,
         source.beside,
         source.metadata,
@@ -123,12 +129,12 @@ def _sizes(origin: Origin) -> str:
     return "\n".join(["Sizes, as the arrays tell them:", "", *lines])
 
 
-def _back(place: Path, out: Path) -> None:
-    file = open_converted(place)
-    origin = origin_of(file)
+def _back(place: Path, step: str, out: Path) -> None:
+    leaves, origin = _of_run(place, step) if (place / CONFIG).exists() else _of_file(place)
     if origin.format not in FORMATS:
-        raise UserError(f"{file.path} is of the unknown format {origin.format!r}")
-    state = restore_file(file, FORMATS[origin.format], origin.sizes, origin.spellings)
+        raise UserError(f"{place} is of the unknown format {origin.format!r}")
+    kind = FORMATS[origin.format]
+    state = restore_file(leaves, kind, origin.sizes, origin.spellings, origin.ties)
     target = out if out.suffix else out / _published_name(origin)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".safetensors":
@@ -139,6 +145,22 @@ def _back(place: Path, out: Path) -> None:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(out / name, text)
     print(f"{len(state):,} keys written to {target}")
+
+
+def _of_file(place: Path) -> tuple[Mapping[str, np.ndarray], Origin]:
+    file = open_converted(place)
+    return file, origin_of(file)
+
+
+def _of_run(workdir: Path, step: str) -> tuple[Mapping[str, np.ndarray], Origin]:
+    """What a run made of the weights that it started from; what it had no use for is as it was."""
+    trained = restore.restore(workdir, step)
+    start = trained.config.init.weights
+    if not start:
+        raise UserError(f"{workdir} started at random, not from a published file to write again")
+    leaves, origin = _of_file(Path(start))
+    learnt = separate_blocks(tree.flatten(trained.params))
+    return {**leaves, **{path: np.asarray(leaf) for path, leaf in learnt.items()}}, origin
 
 
 def _published_name(origin: Origin) -> str:

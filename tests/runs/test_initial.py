@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from published_keys import SMALL, gram, numbers
+from published_keys import SMALL, gram, numbers, small_gram
 
 from weavejax import systems
 from weavejax.errors import UserError
@@ -14,36 +14,23 @@ from weavejax.runs import initial
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import lay_out
-from weavejax.testing import tiny_gram
 from weavejax.weights.converted import Origin, open_converted, write_converted
 from weavejax.weights.gram import GRAM
 from weavejax.weights.published import convert_file
-
-S = SMALL
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
     """(path, leaves) of a small converted GRAM checkpoint."""
     path = tmp_path_factory.mktemp("weights") / "params.safetensors"
-    made = convert_file(numbers(gram(S)), GRAM)
+    made = convert_file(numbers(gram(SMALL)), GRAM)
     write_converted(path, made.leaves, Origin("gram", "a.pt", "0", made.sizes))
     return path, made.leaves
 
 
 def config_of(path, *, partial=(), **inputs):
-    """A config whose model has the sizes of the small checkpoint, its blocks scanned."""
-    config = tiny_gram(init=ConfigDict({"weights": str(path), "partial": partial}))
-    config.inputs.update({"size": 16, "subtitle_length": 6, **inputs})
-    shared = {"heads": 4, "scan": True}
-    config.model.update({"dim": S.dim, "fusion": True})
-    vision = {"patch": S.patch, "width": S.vision, "layers": 2, "mlp": S.vision_mlp, "head": S.head}
-    config.model.vision.update(vision | shared)
-    both = {"width": S.width, "layers": S.layers, "mlp": S.mlp, **shared}
-    audio = {"patch_width": S.patch_width, "pos_kernel": S.kernel, "buckets": S.buckets}
-    config.model.audio.update({**audio, "pos_groups": S.width // S.group, **both})
-    text = {"vocab": S.vocab, "cross_attention": True, "cond_width": S.width}
-    config.model.text.update(text | both)
+    config = small_gram(init=ConfigDict({"weights": str(path), "partial": partial}))
+    config.inputs.update(inputs)
     return config
 
 
@@ -84,7 +71,7 @@ def test_other_inputs_resize_what_follows_them(converted):
     system, layout, state = started(config)
     np.testing.assert_array_equal(
         state.params["vision"]["position"],
-        vit.resize_position(leaves["vision/position"], (1, 37, S.vision)),
+        vit.resize_position(leaves["vision/position"], (1, 37, SMALL.vision)),
     )
     frames = leaves["fusion/video/frames"]
     np.testing.assert_array_equal(
@@ -93,7 +80,7 @@ def test_other_inputs_resize_what_follows_them(converted):
     said = initial.describe(initial.check(system, layout, config.init), config.init)
     assert "parameters from" in said
     assert "(a.pt)" in said
-    assert "vision/position (1, 17, 12) to (1, 37, 12)" in said
+    assert "vision/position (1, 17, 24) to (1, 37, 24)" in said
 
 
 def test_all_that_does_not_fit_is_named_at_once(converted):
@@ -114,7 +101,7 @@ def test_all_that_does_not_fit_is_named_at_once(converted):
 
 def test_what_may_differ_starts_at_random_or_is_left_out(converted, tmp_path):
     leaves = {path: x for path, x in converted[1].items() if not path.startswith("match/")}
-    leaves["head/depth/kernel"] = np.zeros((12, 16), np.float32)
+    leaves["head/depth/kernel"] = np.zeros((24, 16), np.float32)
     file = tmp_path / "other.safetensors"
     write_converted(file, leaves, Origin("gram", "b.pt", "0", {}))
     config = config_of(file, partial=("^match/", "^head/depth"))
@@ -138,3 +125,14 @@ def test_half_precision_files_make_float32_parameters(converted, tmp_path):
     np.testing.assert_array_equal(
         state.params["temperature"], leaves["temperature"].astype(np.float32)
     )
+
+
+def test_a_run_that_goes_on_needs_its_weights_no_more(tmp_path, capsys):
+    config = config_of(tmp_path / "gone.safetensors")
+    system = systems.build(config)
+    layout = lay_out(system, config, make_mesh({"data": 1}, jax.devices()[:1]))
+    with pytest.raises(UserError, match="cannot be read"):
+        initial.announce(system, layout, config.init, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    initial.announce(system, layout, config.init, tmp_path)
+    assert not capsys.readouterr().out

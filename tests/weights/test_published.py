@@ -16,6 +16,11 @@ def small():
     return numbers(gram(SMALL._replace(depth=True)))
 
 
+def back(converted, kind, leaves=None):
+    given = converted.sizes, converted.spellings, converted.ties
+    return restore_file(leaves or converted.leaves, kind, *given)
+
+
 def same(found, expected):
     assert found.keys() == expected.keys()
     for key, array in expected.items():
@@ -26,14 +31,26 @@ def test_small_files_come_back_exactly(small):
     converted = convert_file(small, GRAM)
     assert not converted.coverage.problems
     leaves = converted.leaves
-    kernel = small["vision_encoder.visual.blocks.1.attn.qkv.weight"][12:24].T
+    kernel = small["vision_encoder.visual.blocks.1.attn.qkv.weight"][24:48].T
     np.testing.assert_array_equal(leaves["vision/blocks_1/attention/key/kernel"], kernel)
     np.testing.assert_array_equal(
         leaves["head/depth/kernel"], small["contra_head_d.linear.weight"].T
     )
     np.testing.assert_array_equal(leaves["fusion/video/frames"], small["vision_frame_embedding"][0])
     np.testing.assert_array_equal(leaves["temperature"], small["contra_temp"])
-    same(restore_file(leaves, GRAM, converted.sizes, converted.spellings), small)
+    same(back(converted, GRAM), small)
+
+
+def test_the_decoder_follows_the_words_it_is_tied_to(small):
+    decoder = "multimodal_encoder.cls.predictions.decoder.weight"
+    words = "multimodal_encoder.bert.embeddings.word_embeddings.weight"
+    converted = convert_file(small, GRAM)
+    assert f"published/{decoder}" not in converted.leaves
+    tuned = {**converted.leaves, "text/word/embedding": np.zeros_like(small[words])}
+    assert not back(converted, GRAM, tuned)[decoder].any()
+    untied = {**small, decoder: small[decoder] + 1}
+    converted = convert_file(untied, GRAM)
+    same(back(converted, GRAM), untied)
 
 
 def test_nothing_is_copied_on_the_way_in(small):
@@ -78,7 +95,7 @@ def test_module_may_stand_anywhere_in_a_key_and_returns_there(small):
     }
     converted = convert_file(spelt, GRAM)
     assert converted.leaves.keys() == convert_file(small, GRAM).leaves.keys()
-    same(restore_file(converted.leaves, GRAM, converted.sizes, converted.spellings), spelt)
+    same(back(converted, GRAM), spelt)
 
 
 @pytest.mark.parametrize("clip", ["evaclip_model", "clip_model"])
@@ -92,7 +109,7 @@ def test_vast_spells_vision_otherwise(small, clip):
     assert VAST.recognises(old)
     converted = convert_file(old, VAST)
     assert converted.leaves.keys() == convert_file(small, GRAM).leaves.keys()
-    same(restore_file(converted.leaves, VAST, converted.sizes, converted.spellings), old)
+    same(back(converted, VAST), old)
 
 
 def test_every_misfit_is_named_at_once(small):
@@ -101,7 +118,7 @@ def test_every_misfit_is_named_at_once(small):
     state[bias] = state[bias] + 1
     state["alpha"] = np.zeros(())
     state["contra_temp"] = np.zeros((1,), np.float32)
-    state["vision_encoder.visual.blocks.0.attn.qkv.weight"] = np.zeros((35, 12), np.float32)
+    state["vision_encoder.visual.blocks.0.attn.qkv.weight"] = np.zeros((71, 24), np.float32)
     state["audio_encoder.encoder.layers.0.self_attn.grep_a"] = np.zeros((4, 1), np.float32)
     del state["itm_head.linear2.bias"]
     coverage = convert_file(state, GRAM).coverage
@@ -110,7 +127,7 @@ def test_every_misfit_is_named_at_once(small):
     words = "\n".join(coverage.misfits)
     assert f"{bias} differs" in words
     assert "mis-shaped contra_temp: (1,) does not give temperature ()" in words
-    assert "mis-shaped vision_encoder.visual.blocks.0.attn.qkv.weight: (35, 12)" in words
+    assert "mis-shaped vision_encoder.visual.blocks.0.attn.qkv.weight: (71, 24)" in words
     assert "mis-shaped audio_encoder.encoder.layers.0.self_attn.grep_a: (4, 1)" in words
     assert len(coverage.problems) == len(coverage.misfits) + 2
     with pytest.raises(UserError, match=r"vision_encoder\.visual\.pos_embed is missing"):
@@ -124,7 +141,7 @@ def test_what_is_asked_for_may_be_missing_or_unknown(small):
     assert not converted.coverage.problems
     assert converted.leaves["published/alpha"] == 0.5
     assert "match/dense2/bias" not in converted.leaves
-    same(restore_file(converted.leaves, GRAM, converted.sizes, converted.spellings), state)
+    same(back(converted, GRAM), state)
 
 
 def test_bert_is_read_in_both_spellings():
@@ -142,4 +159,4 @@ def test_bert_is_read_in_both_spellings():
         {k: x for k, x in converted.leaves.items() if k.startswith("text/")},
         {k: x for k, x in new.leaves.items() if k.startswith("text/")},
     )
-    same(restore_file(converted.leaves, BERT, converted.sizes, converted.spellings), old)
+    same(back(converted, BERT), old)

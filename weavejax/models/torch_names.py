@@ -4,6 +4,7 @@ Each model file writes a table ``linen path → Source``. `read` applies it and 
 leaf, `convert` is strict about the keys as well, `write` goes back.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -215,9 +216,17 @@ def convert(
 
 def invert(params: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
     """The inverse of `convert`, from separate or scanned blocks."""
-    leaves = flatten_dict(dict(params), sep="/")
-    for path in [path for path in leaves if path.startswith("blocks/")]:
-        stacked = np.asarray(leaves.pop(path))
-        name = path.removeprefix("blocks/")
-        leaves |= {f"blocks_{i}/{name}": layer for i, layer in enumerate(stacked)}
-    return write(leaves, table)
+    return write(separate_blocks(flatten_dict(dict(params), sep="/")), table)
+
+
+def separate_blocks(leaves: Arrays) -> dict[str, np.ndarray]:
+    """Leaves by path, those of scanned stacks (``blocks/…``) block by block (``blocks_0/…``)."""
+    found: dict[str, np.ndarray] = {}
+    for path, leaf in leaves.items():
+        stack = re.match(r"((?:.*/)?blocks)/(.*)", path)
+        if stack is None:
+            found[path] = leaf
+        else:
+            layers = enumerate(np.asarray(leaf))
+            found |= {f"{stack[1]}_{i}/{stack[2]}": layer for i, layer in layers}
+    return found

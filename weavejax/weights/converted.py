@@ -29,6 +29,7 @@ class Origin:
         sha256: of the file.
         sizes: of each part.
         spellings: official key → the file's, where they differ.
+        ties: official key → the one whose tensor it shares.
         entry: name within the file under which the tensors stood.
         beside: what stood beside them, as JSON.
         metadata: of a safetensors file.
@@ -40,6 +41,7 @@ class Origin:
     sha256: str
     sizes: Mapping[str, Mapping[str, Any]]
     spellings: Mapping[str, str] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
     entry: str = ""
     beside: str = "{}"
     metadata: Mapping[str, str] = field(default_factory=dict)

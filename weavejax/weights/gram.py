@@ -96,5 +96,9 @@ KEPT = {
     "captioning head": r"^multimodal_encoder\.cls\.predictions\.",
     "buffer of positions": r"^multimodal_encoder\.bert\.embeddings\.position_ids$",
 }
-GRAM = Format("a GRAM checkpoint (or TRIANGLE's, PMRL's)", MARKS, PARTS, _without_module, KEPT)
-VAST = Format("a VAST checkpoint", MARKS, PARTS, _from_vast, KEPT)
+TEXT = "multimodal_encoder"
+TIES = {f"{TEXT}.cls.predictions.decoder.weight": f"{TEXT}.bert.embeddings.word_embeddings.weight"}
+GRAM = Format(
+    "a GRAM checkpoint (or TRIANGLE's, PMRL's)", MARKS, PARTS, _without_module, KEPT, TIES
+)
+VAST = Format("a VAST checkpoint", MARKS, PARTS, _from_vast, KEPT, TIES)

@@ -56,6 +56,8 @@ class Format:
         parts: of the parameters.
         official: a key of a file → its official spelling.
         kept: what is kept without being used: group → regex of official keys.
+        ties: official key → the key of a parameter whose tensor it shares, where a file does not
+            say otherwise: it follows that parameter through training.
     """
 
     about: str
@@ -63,6 +65,7 @@ class Format:
     parts: tuple[Part, ...]
     official: Callable[[str], str] = same
     kept: Mapping[str, str] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     def recognises(self, keys: Mapping[str, Any]) -> bool:
         """Whether a file with these keys is of this format."""
@@ -80,12 +83,14 @@ class Converted(NamedTuple):
         leaves: path → array, views in the file's types; ``published/<key>`` what is only kept.
         sizes: config of each part by its path's first name.
         spellings: official key → the file's, where they differ.
+        ties: those of the format's that hold in this file.
         coverage: what became of every key.
     """
 
     leaves: dict[str, np.ndarray]
     sizes: dict[str, dict[str, Any]]
     spellings: dict[str, str]
+    ties: dict[str, str]
     coverage: Coverage
 
 
@@ -136,10 +141,17 @@ def convert_file(state: Arrays, kind: Format, *, allow: str = "") -> Converted:
         missing=[key for key in found.missing if not (allow and re.search(allow, key))],
         misfits=found.misfits,
     )
+    ties = {
+        key: to
+        for key, to in kind.ties.items()
+        if key in kept and to in arrays and np.array_equal(arrays[key], arrays[to])
+    }
     return Converted(
-        leaves=found.leaves | {KEPT + key: arrays[key] for key in arrays if key in kept},
+        leaves=found.leaves
+        | {KEPT + key: arrays[key] for key in arrays if key in kept - set(ties)},
         sizes=sizes,
         spellings={key: there for key, there in spelt.items() if key != there},
+        ties=ties,
         coverage=coverage,
     )
 
@@ -149,6 +161,7 @@ def restore_file(
     kind: Format,
     sizes: Mapping[str, Mapping[str, Any]],
     spellings: Mapping[str, str],
+    ties: Mapping[str, str],
 ) -> dict[str, np.ndarray]:
     """The inverse of `convert_file`: a state dict in the spelling of the file that was read.
 
@@ -167,6 +180,7 @@ def restore_file(
     if strange:
         raise UserError(f"{kind.about} has no place for {', '.join(sorted(strange))}")
     state = write(leaves, {path: source for path, source in table.items() if path in leaves}) | kept
+    state |= {key: state[to] for key, to in ties.items() if to in state}
     return {spellings.get(key, key): array for key, array in state.items()}
 
 
