@@ -39,10 +39,11 @@ Variants:
              (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
              code.
              What it does today: builds, plans (`python -m weavejax.plan`), trains from random
-             weights. What it does not yet: start from published weights (the published run goes on
-             from VAST's, without which this schedule is too short), the matching loss and its
-             reranker. The parameters only those use (the cross-attentions, the image tower's output
-             projection) are held, get no gradient and no decay, and stay as they are.
+             weights or published ones (`weavejax.convert`, then --config.init.weights=DIR: the
+             published run goes on from VAST's, without which this schedule is too short). What it
+             does not yet: the matching loss and its reranker. The parameters only those use (the
+             cross-attentions, the matching path) and the image tower's output projection are held,
+             get no gradient and no decay, and stay as they are.
              It needs accelerators: 15 GB of parameters and optimiser state, spread over the mesh.
              Beyond 128 chips set replica too, as in --config.runtime.mesh.replica=2: the width of
              the image tower divides over 128 devices, not over 256.
