@@ -113,7 +113,10 @@ def test_a_single_tower_is_known_by_its_keys(part, prefix, formatted, path, tmp_
         (["--from", "/no/such", "--out", "b"], "no file of weights /no/such"),
         (["--from", "{file}", "--out", "{file}"], "--out would write over"),
         (["--from", "{file}", "--out", "b", "--back"], "does not say which published file"),
-        (["--from", "{file}", "--out", "b", "--format", "bert"], "sizes cannot be read"),
+        (
+            ["--from", "{file}", "--out", "b", "--format", "bert"],
+            "word_embeddings.weight, which is missing",
+        ),
     ],
 )
 def test_mistakes_are_named(flags, words, file):

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+from weavejax.convert import FORMATS, detect
 from weavejax.errors import UserError
 from weavejax.models import bert, fusion, spectrogram, vit
 from weavejax.ops.fbank import kaldi_fbank
 from weavejax.ops.transformer import stack_blocks
+from weavejax.weights.published import convert_file, restore_file
 
 RECORDINGS = Path(__file__).parent / "recordings"
 NAMES = ("vit", "spectrogram", "buckets", "bert", "matching", "resizing", "fbank")
@@ -190,6 +192,21 @@ def test_from_torch_stacks_blocks_for_scan(module: Any, name: str, config: Any) 
     stacked = module.from_torch(tensors, replace(config, scan=True))
     separate = module.from_torch(tensors, config)
     jax.tree.map(np.testing.assert_array_equal, stacked, stack_blocks(separate))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vit", "eva"), ("spectrogram", "beats"), ("bert", "bert")]
+)
+def test_the_references_own_state_dicts_are_known_and_come_back(name: str, kind: str) -> None:
+    tensors = state(recorded(name))
+    assert detect(tensors, RECORDINGS / name) == kind
+    converted = convert_file(tensors, FORMATS[kind])
+    assert not converted.coverage.problems
+    facts = converted.sizes, converted.spellings, converted.ties
+    again = restore_file(converted.leaves, FORMATS[kind], *facts)
+    assert again.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(again[key], tensor, strict=True)
 
 
 def test_from_torch_names_every_misfit_at_once() -> None:

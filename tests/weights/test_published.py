@@ -130,8 +130,10 @@ def test_every_misfit_is_named_at_once(small):
     assert "mis-shaped vision_encoder.visual.blocks.0.attn.qkv.weight: (71, 24)" in words
     assert "mis-shaped audio_encoder.encoder.layers.0.self_attn.grep_a: (4, 1)" in words
     assert len(coverage.problems) == len(coverage.misfits) + 2
-    with pytest.raises(UserError, match=r"vision_encoder\.visual\.pos_embed is missing"):
+    with pytest.raises(UserError, match=r"vision_encoder\.visual\.pos_embed, which is missing"):
         convert_file({k: x for k, x in state.items() if "pos_embed" not in k}, GRAM)
+    with pytest.raises(UserError, match="by the shapes of audio_encoder"):
+        convert_file(state | {"audio_encoder.patch_embedding.weight": np.zeros(3)}, GRAM)
 
 
 def test_what_is_asked_for_may_be_missing_or_unknown(small):

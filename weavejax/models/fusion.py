@@ -103,7 +103,7 @@ class Fusion(nn.Module):
             raise ValueError(f"condition tokens are of {known}; got {', '.join(tokens) or 'none'}")
         counts = {"video": c.frames, "audio": c.chunks}
         parts = {
-            name: Sequence(c.width, counts.get(name, 0), jnp.dtype(c.dtype), name=name)
+            name: Modality(c.width, counts.get(name, 0), jnp.dtype(c.dtype), name=name)
             for name in c.widths
         }
         if self.is_initializing():  # parameters must not depend on what the first call had
@@ -114,7 +114,7 @@ class Fusion(nn.Module):
         return split_batch(jnp.concatenate(marked, axis=1))
 
 
-class Sequence(nn.Module):
+class Modality(nn.Module):
     """One modality's tokens, projected and marked with its frame and type.
 
     Attributes:

@@ -116,10 +116,14 @@ def convert_file(state: Arrays, kind: Format, *, allow: str = "") -> Converted:
     for part in kind.parts:
         try:
             config = part.sizes(_under(arrays, part.key))
-        except (KeyError, ValueError) as error:
-            where = f"{part.key}{error.args[0]}" if isinstance(error, KeyError) else str(error)
+        except KeyError as error:
+            missing = f"{part.key}{error.args[0]}"
             raise UserError(
-                f"{kind.about}: its sizes cannot be read: {where} is missing"
+                f"{kind.about} tells its sizes by {missing}, which is missing"
+            ) from error
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"{kind.about} tells its sizes by the shapes of {part.key}*, which are not its own"
             ) from error
         sizes[_name(part)] = asdict(config)
         tables[_name(part)] = under(part.path, part.key, part.table(config))
