@@ -112,7 +112,8 @@ def announce(system: System, layout: Layout, init: Any, workdir: Storage) -> Non
 def describe(fit: Fit, init: Any) -> str:
     """What comes from where, for people."""
     source = open_converted(init.weights).metadata.get(f"{PREFIX}source", "").strip('"')
-    lines = [f"{len(fit.found):,} parameters from {init.weights}" + f" ({source})" * bool(source)]
+    whence = f"{init.weights} ({source})" if source else init.weights
+    lines = [f"{len(fit.found):,} arrays of parameters from {whence}"]
     lines += [f"resized: {'; '.join(fit.resized)}"] * bool(fit.resized)
     for name, paths in (("at random", fit.fresh), ("left out", fit.left)):
         more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
@@ -130,7 +131,7 @@ def _fit(
     wrong: dict[str, str] = {}
     used: set[str] = set()
     for path, leaf in wanted.items():
-        names = _names(path, leaf.shape)
+        names = _names(file, path, leaf.shape)
         used.update(names)
         shapes = [file.tensors[name].shape for name in names if name in file]
         each = leaf.shape if names == [path] else leaf.shape[1:]
@@ -156,9 +157,9 @@ def _fit(
     return fit, wrong
 
 
-def _names(path: str, shape: Sequence[int]) -> list[str]:
-    """Under which a parameter is stored: that of a scanned stack of blocks, block by block."""
-    if "/blocks/" not in path:
+def _names(file: SafeFile, path: str, shape: Sequence[int]) -> list[str]:
+    """Under which a parameter is stored: that of a scanned stack as it is, or block by block."""
+    if path in file or "/blocks/" not in path:
         return [path]
     return [path.replace("/blocks/", f"/blocks_{i}/") for i in range(shape[0])]
 
