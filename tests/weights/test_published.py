@@ -136,6 +136,27 @@ def test_every_misfit_is_named_at_once(small):
         convert_file(state | {"audio_encoder.patch_embedding.weight": np.zeros(3)}, GRAM)
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"vision_encoder.visual.blocks.99999999.norm1.bias": np.zeros(24, np.float32)},
+        {"vision_encoder.visual.pos_embed": np.zeros((1, 10**12 + 1, 0), np.float32)},
+        {"audio_encoder.encoder.pos_conv.0.weight_v": np.zeros((16, 17, 4), np.float32)},
+    ],
+)
+def test_absurd_sizes_end_in_one_line(hostile, small):
+    state = small | hostile
+    try:
+        problems = convert_file(state, GRAM).coverage.problems
+    except UserError as error:
+        problems = [str(error)]
+    assert problems
+    sizes = convert_file(small, GRAM).sizes
+    sizes["text"]["layers"] = 10**8
+    with pytest.raises(UserError, match="100000000 blocks of text"):
+        restore_file(convert_file(small, GRAM).leaves, GRAM, sizes, {}, {})
+
+
 def test_what_is_asked_for_may_be_missing_or_unknown(small):
     state = dict(small) | {"alpha": np.float32(0.5)[...]}
     del state["itm_head.linear2.bias"]

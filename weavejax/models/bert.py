@@ -224,9 +224,9 @@ def to_torch(params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndar
 
 def shapes(config: BertConfig) -> Shapes:
     """Shape of every leaf, with separate blocks."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
+    tokens, mask = (jax.ShapeDtypeStruct((1, 1), dtype) for dtype in (jnp.int32, jnp.bool_))
     init = partial(Bert(replace(config, scan=True)).init, deterministic=True)
-    return shapes_of(lambda: init(jax.random.key(0), tokens, tokens == 0), config.layers)
+    return shapes_of(init, tokens, mask, layers=config.layers)
 
 
 def sizes(state: Arrays) -> BertConfig:

@@ -7,7 +7,6 @@ together is read off its first token: ``MatchHead(Bert(tokens, mask, condition=F
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -181,12 +180,12 @@ def from_torch(state: Arrays, config: FusionConfig) -> dict[str, Any]:
 
 def shapes(config: FusionConfig) -> Shapes:
     """Shape of every leaf of ``fusion`` and ``match``."""
-    tokens = {"video": jnp.zeros((1, 1, 1, config.video))}
-    first = jnp.zeros((1, config.text))
+    tokens = {"video": jax.ShapeDtypeStruct((1, 1, 1, config.video), jnp.float32)}
+    first = jax.ShapeDtypeStruct((1, config.text), jnp.float32)
     parts = {"fusion": (Fusion(config), tokens), "match": (MatchHead(config), first)}
     found: Shapes = {}
     for part, (module, given) in parts.items():
-        leaves = shapes_of(partial(module.init, jax.random.key(0), given), layers=0)
+        leaves = shapes_of(module.init, given)
         found |= {f"{part}/{path}": shape for path, shape in leaves.items()}
     return found
 

@@ -306,9 +306,9 @@ def official(key: str) -> str:
 
 def shapes(config: SpectrogramConfig) -> Shapes:
     """Shape of every leaf, with separate blocks."""
-    fbank = jnp.zeros((1, config.patch, config.patch))
+    fbank = jax.ShapeDtypeStruct((1, config.patch, config.patch), jnp.float32)
     init = partial(SpectrogramTransformer(replace(config, scan=True)).init, deterministic=True)
-    return shapes_of(lambda: init(jax.random.key(0), fbank), config.layers)
+    return shapes_of(init, fbank, layers=config.layers)
 
 
 def sizes(state: Arrays) -> SpectrogramConfig:

@@ -155,22 +155,30 @@ def write(leaves: Arrays, table: Table) -> dict[str, np.ndarray]:
 
 
 def count_layers(state: Arrays, prefix: str) -> int:
-    """How many blocks there are under ``prefix``, by the largest number that follows it."""
-    numbers = [
-        key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)
-    ]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    """How many blocks there are under ``prefix``, by the largest number that follows it.
+
+    Raises:
+        ValueError: there are fewer keys than that.
+    """
+    names = [key.removeprefix(prefix).partition(".")[0] for key in state if key.startswith(prefix)]
+    count = 1 + max((int(name) for name in names if name.isdecimal()), default=-1)
+    if count > len(state):
+        raise ValueError(f"{count} blocks in {len(state)} keys")
+    return count
 
 
-def shapes_of(init: Callable[[], Any], layers: int) -> Shapes:
+def shapes_of(init: Callable[..., Any], *inputs: Any, layers: int = 0) -> Shapes:
     """Shape of every leaf of a model with separate blocks, told from one with scanned blocks.
 
     Args:
-        init: () → variables of the scanned model: traced in a time that does not grow with depth.
+        init: (key, *inputs) → variables of the scanned model: traced in a time that does not grow
+            with depth, and without making anything.
+        *inputs: shapes and types.
         layers: number of blocks.
     """
+    variables = jax.eval_shape(init, jax.random.key(0), *inputs)
     shapes: Shapes = {}
-    for path, leaf in flatten_dict(dict(jax.eval_shape(init)["params"]), sep="/").items():
+    for path, leaf in flatten_dict(dict(variables["params"]), sep="/").items():
         if path.startswith("blocks/"):
             name = path.removeprefix("blocks/")
             shapes |= {f"blocks_{i}/{name}": leaf.shape[1:] for i in range(layers)}

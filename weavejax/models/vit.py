@@ -195,9 +195,9 @@ def to_torch(params: Mapping[str, Any], config: ViTConfig) -> dict[str, np.ndarr
 
 def shapes(config: ViTConfig) -> Shapes:
     """Shape of every leaf, with separate blocks."""
-    images = jnp.zeros((1, config.image_size, config.image_size, 3))
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
     init = partial(ViT(replace(config, scan=True)).init, deterministic=True)
-    return shapes_of(lambda: init(jax.random.key(0), images), config.layers)
+    return shapes_of(init, images, layers=config.layers)
 
 
 def sizes(state: Arrays) -> ViTConfig:

@@ -103,36 +103,42 @@ def convert_file(state: Arrays, kind: Format, *, allow: str = "") -> Converted:
         allow: regex of official keys that may be missing, or be there without use; "" is none.
 
     Raises:
-        UserError: the arrays that tell the sizes are missing, or two keys are one.
+        UserError: the arrays that tell the sizes are missing or absurd, arrays are empty, or two
+            keys are one.
     """
     spelt = {kind.official(key): key for key in state}
     if len(spelt) < len(state):
         twice = sorted(set(state) - set(spelt.values()))
         raise UserError(f"these keys stand twice, in two spellings: {', '.join(twice)}")
     arrays = {key: state[there] for key, there in spelt.items()}
+    # Without numbers a shape may be any, and a model of it too large even to describe.
+    if empty := [key for key, array in arrays.items() if not array.size]:
+        raise UserError(f"these arrays hold no numbers: {', '.join(sorted(empty))}")
     tables: dict[str, Table] = {}
     shapes: Shapes = {}
     sizes: dict[str, dict[str, Any]] = {}
     for part in kind.parts:
         try:
             config = part.sizes(_under(arrays, part.key))
+            shapes |= {part.path + path: shape for path, shape in part.shapes(config).items()}
         except KeyError as error:
             missing = f"{part.key}{error.args[0]}"
             raise UserError(
                 f"{kind.about} tells its sizes by {missing}, which is missing"
             ) from error
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             raise UserError(
-                f"{kind.about} tells its sizes by the shapes of {part.key}*, which are not its own"
+                f"{kind.about} tells its sizes by the shapes of {part.key}*, of which no model "
+                f"can be: {str(error).splitlines()[0]}"
             ) from error
         sizes[_name(part)] = asdict(config)
         tables[_name(part)] = under(part.path, part.key, part.table(config))
-        shapes |= {part.path + path: shape for path, shape in part.shapes(config).items()}
     table = {path: source for part in tables.values() for path, source in part.items()}
     if table.keys() != shapes.keys():
         raise AssertionError(f"table and models differ: {table.keys() ^ shapes.keys()}")
     found = read(arrays, table, shapes)
-    rest = [key for key in arrays if key not in keys_of(table)]
+    known = keys_of(table)
+    rest = [key for key in arrays if key not in known]
     groups = {name: [k for k in rest if re.search(p, k)] for name, p in kind.kept.items()}
     left = sorted(set(rest) - {key for keys in groups.values() for key in keys})
     if allow:
@@ -178,6 +184,8 @@ def restore_file(
             config = part.config(**sizes[_name(part)])
         except (KeyError, TypeError) as error:
             raise UserError(f"the sizes of {_name(part)} are not those of {kind.about}") from error
+        if getattr(config, "layers", 0) > len(leaves):
+            raise UserError(f"{config.layers} blocks of {_name(part)} in {len(leaves)} arrays")
         table |= under(part.path, part.key, part.table(config))
     kept = {path.removeprefix(KEPT): leaves[path] for path in leaves if path.startswith(KEPT)}
     strange = [path for path in leaves if path not in table and not path.startswith(KEPT)]
