@@ -38,15 +38,17 @@ Variants:
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
              EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
-             (137.3 M), heads into 512 dimensions: 1,242.1 M in all, float32 parameters, bfloat16
-             compute. 2 frames of 224 pixels, 1,024 frames of 64 mels, 40 caption and 70 subtitle
-             tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4 (5e-7 for the image tower),
-             label smoothing 0.1, gradients stopped as in the published code.
+             (137.3 M), heads into 512 dimensions, the matching path (2.9 M): 1,244.9 M in all,
+             float32 parameters, bfloat16 compute. 2 frames of 224 pixels, 1,024 frames of 64 mels,
+             40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
+             (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
+             code.
              What it does today: builds, plans (`python -m weavejax.plan`), trains from random
-             weights. What it does not yet: start from published weights (the published run goes on
-             from VAST's, without which this schedule is too short), the matching loss and its
-             reranker. The parameters only those use (the cross-attentions, the image tower's output
-             projection) are held, get no gradient and no decay, and stay as they are.
+             weights or published ones (`weavejax.convert`, then --config.init.weights=DIR: the
+             published run goes on from VAST's, without which this schedule is too short). What it
+             does not yet: the matching loss and its reranker. The parameters only those use (the
+             cross-attentions, the matching path) and the image tower's output projection are held,
+             get no gradient and no decay, and stay as they are.
              It needs accelerators: 15 GB of parameters and optimiser state, spread over the mesh.
              Beyond 128 chips set replica too, as in --config.runtime.mesh.replica=2: the width of
              the image tower divides over 128 devices, not over 256.
@@ -132,9 +134,21 @@ def _world() -> ConfigDict:
             "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
         }
     )
+    _model(config)
+    _loss(config)
+    # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
+    # that these need not fit: such ones start at random, or are left out.
+    config.init = ConfigDict({"weights": "", "partial": ()})
+    _optimisation(config)
+    _running(config)
+    return config
+
+
+def _model(config: ConfigDict) -> None:
     config.model = ConfigDict(
         {
             "dim": 128,
+            "fusion": False,  # condition tokens and head of the matching path; needs cross_attention
             "vision": {
                 "kind": "eva",  # clip, siglip: with the fields of their own configs
                 "patch": 16,
@@ -183,6 +197,9 @@ def _world() -> ConfigDict:
                 "remat": "none",  # what the backward pass recomputes: none, dots or full
             }
         )
+
+
+def _loss(config: ConfigDict) -> None:
     config.loss = ConfigDict(
         {
             "score": "volume",
@@ -193,11 +210,18 @@ def _world() -> ConfigDict:
             "temperature": 0.07,
             "learn_temperature": True,
             "gradient": "full",  # "half" as in the published code
+            "objective": "softmax",  # or "sigmoid" (SigLIP), "pmrl" (no anchor, no score)
+            "bias": -10.0,  # of the sigmoid, at first
+            "anchor": "text",  # or "each" modality in turn
+            "views": "whole",  # of a clip; "subsets" of its modalities too, or a "random" one
+            "missing": "phantom",  # a modality a clip lacks: left out; or "drop", "mean", "ppca"
+            "matching": 0.0,  # weight of the matching loss; needs model.fusion
+            "condition": ("video", "audio"),  # what that loss sees of a clip
+            "candidates": 0,  # of the second stage, in evaluation; 50 as published
+            "block": 1024,  # anchors and clips scored at a time
+            "exchange": "auto",  # of clips between devices: "gather", "ring"
         }
     )
-    _optimisation(config)
-    _running(config)
-    return config
 
 
 def _optimisation(config: ConfigDict) -> None:
@@ -287,7 +311,7 @@ def _published(config: ConfigDict) -> None:
             "tokenizer": "bert-base-uncased",
         }
     )
-    config.model.dim = 512
+    config.model.update({"dim": 512, "fusion": True})
     config.model.vision.update(
         {
             "patch": 14,
@@ -333,13 +357,13 @@ def _published(config: ConfigDict) -> None:
     )
     for tower in ("vision", "audio", "text"):
         config.model[tower].update({"dtype": "bfloat16", "scan": True, "remat": "full"})
-    config.loss.update({"warmup_steps": 0, "gradient": "half"})
+    config.loss.update({"warmup_steps": 0, "gradient": "half", "matching": 0.1, "candidates": 50})
     config.optim.update(
         {
             "lr": 1e-4,
             "schedule": "linear",
-            # As published: biases and BERT's norms; and what nothing trains yet.
-            "no_decay": r"bias$|^text/.*norm\w*/scale$|^vision/head/|cross",
+            # As published: biases and BERT's norms; and the image tower's head, which nothing trains.
+            "no_decay": r"bias$|^text/.*norm\w*/scale$|^vision/head/",
             "clip": 0.0,
             "groups": ((r"^vision/", 0.005),),
         }

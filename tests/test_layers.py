@@ -27,7 +27,7 @@ LAYERS = {
     "storage": {"errors"},
     "runtime": {"ops", "errors", "storage"},
     "data": {"ops", "errors", "storage"},
-    "weights": {"ops", "errors", "storage"},
+    "weights": {"models", "ops", "errors", "storage"},
     "planning": {"systems", "runtime", "ops", "errors", "storage"},
     "runs": {
         "systems",
@@ -36,6 +36,7 @@ LAYERS = {
         "dials",
         "losses",
         "metrics",
+        "weights",
         "ops",
         "errors",
         "storage",

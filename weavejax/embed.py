@@ -1,7 +1,8 @@
-"""Embed a folder of clips with a trained model, and search it.
+"""Embed a folder of clips with a trained model, or with converted weights, and search it.
 
   python -m weavejax.embed --workdir runs/gram --clips DIR --out clips.npz
   python -m weavejax.embed --workdir runs/gram --clips DIR --query "a red ball is struck twice"
+  python -m weavejax.embed --config configs/gram.py:published --weights params.safetensors --clips DIR
 
 Any media files will do; captions come from --captions, from captions.{csv,tsv,jsonl} in the folder,
 or else from the file names. The .npz holds `id` [N], unit vectors `text`, `video`, `audio` [N, D]
@@ -19,39 +20,38 @@ import numpy as np
 from weavejax.data.example import empty_example
 from weavejax.data.folder import open_folder
 from weavejax.data.pipeline import eval_batches
-from weavejax.data.text import encode, load_tokenizer
+from weavejax.data.text import encode
 from weavejax.errors import UserError
 from weavejax.losses import SCORES
-from weavejax.runs import assemble
-from weavejax.runs.restore import Trained, restore
+from weavejax.runs import assemble, evaluation, restore
+from weavejax.runs.restore import Trained
 from weavejax.runtime import cli
 from weavejax.storage import storage
 
 FLAGS = {
-    "workdir": "directory of a training run",
+    **restore.FLAGS,
     "clips": "folder of media files",
     "captions": "caption file; default captions.{csv,tsv,jsonl} in the folder",
     "out": "where to write the .npz; default CLIPS' name + .npz",
     "query": "print the ten clips nearest to this text",
-    "step": "which checkpoint: latest (default), best, or a step",
 }
 NEAREST = 10
 
 
 def main(argv: Sequence[str]) -> None:
-    """Restores, opens the folder, embeds, writes, answers the query."""
-    values = cli.parse(argv, __doc__ or "", FLAGS, takes_config=False).values
-    for name in ("workdir", "clips"):
-        if not values[name]:
-            raise UserError(f"--{name} is missing; see --help")
-    workdir = storage(values["workdir"])
+    """Opens the folder and the model, embeds, writes, answers the query."""
+    arguments = restore.parse(argv, __doc__ or "", FLAGS)
+    values = arguments.values
+    if not values["clips"]:
+        raise UserError("--clips is missing; see --help")
     source = open_folder(values["clips"], values["captions"], split="all")
     assemble.say_streams(source)
-    trained = restore(workdir, values["step"])
-    tokenizer = load_tokenizer(str(workdir / assemble.TOKENIZER))
+    trained = restore.open_model(arguments)
+    workdir = storage(values["workdir"]) if values["workdir"] else None
+    tokenizer = assemble.find_tokenizer(trained.config, workdir)
     spec = assemble.example_spec(trained.config)
     batch = trained.config.runtime.evaluate_batch
-    embed = assemble.make_embedding(trained.system, trained.placed, trained.mesh, batch)
+    embed = evaluation.make_embedding(trained.system, trained.placed, trained.mesh, batch)
     batches = eval_batches(source, spec, tokenizer, batch=batch, workers=0, cache_dir="")
     vectors = embed(trained.params, batches)
     vectors = {name: array[: len(source)] for name, array in vectors.items()}  # less the padding

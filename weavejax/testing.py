@@ -34,6 +34,7 @@ def tiny_gram(**changes: Any) -> ConfigDict:
         },
         "model": {
             "dim": 16,
+            "fusion": False,
             "vision": {"patch": 16, "drop_path": 0.0, **width},
             "audio": {
                 "patch": 16,
@@ -55,6 +56,16 @@ def tiny_gram(**changes: Any) -> ConfigDict:
             "temperature": 0.07,
             "learn_temperature": True,
             "gradient": "full",
+            "objective": "softmax",
+            "bias": -10.0,
+            "anchor": "text",
+            "views": "whole",
+            "missing": "phantom",
+            "matching": 0.0,
+            "condition": ("video", "audio"),
+            "candidates": 0,
+            "block": 1024,
+            "exchange": "auto",
         },
         "optim": {
             "lr": 1e-3,
@@ -69,6 +80,7 @@ def tiny_gram(**changes: Any) -> ConfigDict:
             "groups": (),
             "average": 0.0,
         },
+        "init": {"weights": "", "partial": ()},
         "guard": {"window": 16, "warmup": 8, "sigmas": 6.0, "limit": 3},
     }
     return ConfigDict(config | changes)

@@ -21,7 +21,7 @@ import jax
 
 from weavejax import systems
 from weavejax.data.pipeline import train_batches
-from weavejax.runs import assemble, results, sweep
+from weavejax.runs import assemble, evaluation, initial, results, sweep
 from weavejax.runs.session import Session
 from weavejax.runtime import cli, cluster, manifest, sharding
 from weavejax.runtime.checkpoint import Checkpoints
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
     # 3. The shapes of everything, and where each piece lives. All is in order: keep the config.
     layout = lay_out(system, config, mesh)
     cluster.check_same("vocabulary", data.tokenizer.to_str())
+    initial.announce(system, layout, config.init, workdir)
     if cluster.primary():
         open_workdir(workdir, config)
         write_text(workdir / assemble.TOKENIZER, data.tokenizer.to_str())
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     events = EventLog(workdir, jax.process_index())
     events.add("start", time.monotonic() - began)
 
-    # 4. Where to start: the newest good checkpoint, else fresh numbers, made where they belong.
+    # 4. Where to start: the newest good checkpoint, else `config.init`, made where it belongs.
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep=runtime.keep,
@@ -98,10 +99,10 @@ def main(argv: Sequence[str]) -> None:
             window = Window.from_json(checkpoints.facts(int(good))["window"])
             say(f"resumed from the checkpoint of step {int(state.step)}")
         else:
-            state = jax.block_until_ready(layout.init(key))
+            state = jax.block_until_ready(initial.state(system, layout, config.init, key))
 
     # 5. What happens between steps.
-    evaluation = assemble.make_evaluation(system, config, data, layout.placed.params, mesh)
+    evaluate = evaluation.make_evaluation(system, config, data, layout.placed.params, mesh)
     session = Session(
         config,
         system,
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         data,
         workdir,
         checkpoints=checkpoints,
-        evaluation=evaluation,
+        evaluation=evaluate,
         stop=stop,
         events=events,
         watchdog=watchdog,
@@ -140,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     reports = None
     if not stopped:
         with contextlib.suppress(Stopped):
-            reports, _ = evaluation(evaluated_params(state), session.stopping)
+            reports, _ = evaluate(evaluated_params(state), session.stopping)
     if reports and cluster.primary():
         best = f"step {checkpoints.best_step()}"
         about = {"config": arguments.config_name, "data": data.describe(), "best checkpoint": best}

@@ -210,8 +210,11 @@ def test_the_published_variant_has_the_published_sizes(published):
         "text": 137_258_496,
         "head": heads,
         "temperature": 1,
+        # Three projections, norms, types; frames of video and audio.
+        "fusion": (1408 + 768 + 768) * 768 + 3 * 4 * 768 + (2 + 1) * 768,
+        "match": 768 * 768 + 768 + 2 * 768 + 2 * 768 + 2,
     }
-    assert sum(count.values()) == 1_242_059_761
+    assert sum(count.values()) == 1_244_925_939
     inputs = published.inputs
     assert (inputs.frames, inputs.size, inputs.mels, inputs.audio_frames) == (2, 224, 64, 1024)
     assert (inputs.text_length, inputs.subtitle_length) == (40, 70)

@@ -20,12 +20,14 @@ from recorded import (
     state,
 )
 
+from weavejax.convert import FORMATS, detect
 from weavejax.errors import UserError
-from weavejax.models import bert, spectrogram, vit
+from weavejax.models import bert, fusion, spectrogram, vit
 from weavejax.ops.fbank import kaldi_fbank
 from weavejax.ops.transformer import stack_blocks
+from weavejax.weights.published import convert_file, restore_file
 
-NAMES = ("vit", "spectrogram", "buckets", "bert", "fbank")
+NAMES = ("vit", "spectrogram", "buckets", "bert", "matching", "resizing", "fbank")
 VIT = vit.ViTConfig(image_size=24, patch=8, width=32, layers=2, heads=4, mlp=64, head=16)
 SPECTROGRAM = spectrogram.SpectrogramConfig(
     frames=112,
@@ -52,6 +54,7 @@ BERT = bert.BertConfig(
     cross_attention=True,
     cond_width=32,
 )
+FUSION = fusion.FusionConfig(video=24, audio=20, text=32, width=32, frames=3, chunks=2)
 
 
 @pytest.fixture(params=["recorded", LIVE])
@@ -97,6 +100,42 @@ def test_bert(reference: Recording) -> None:
         assert relative_error(np.asarray(ours), case["output"]) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["matching"])
+def test_matching(reference: Recording) -> None:
+    """From the towers' tokens to the logits of the match head."""
+    encoder = "multimodal_encoder.bert."
+    tensors = state(reference)
+    text = {k.removeprefix(encoder): tensors.pop(k) for k in [*tensors] if k.startswith(encoder)}
+    params = fusion.from_torch(tensors, FUSION) | {"text": bert.from_torch(text, BERT)}
+
+    def logits(tokens: jax.Array, mask: jax.Array, clip: dict[str, jax.Array]) -> jax.Array:
+        condition = fusion.Fusion(FUSION).apply({"params": params["fusion"]}, clip)
+        fused = bert.Bert(BERT).apply(
+            {"params": params["text"]}, tokens, mask, condition=condition, deterministic=True
+        )
+        return fusion.MatchHead(FUSION).apply({"params": params["match"]}, fused[:, 0])
+
+    for case in cases(reference).values():
+        clip = {key.removeprefix("clip."): x for key, x in case.items() if key.startswith("clip.")}
+        ours = quick_jit(logits)(case["tokens"], case["mask"], clip)
+        assert relative_error(np.asarray(ours), case["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["resizing"])
+def test_resizing(reference: Recording) -> None:
+    stored = reference["positions"]
+    for side in (2, 3, 8):
+        ours = vit.resize_position(stored, (1, 1 + side * side, 4))
+        np.testing.assert_array_equal(ours[:, 0], stored[:, 0])
+        assert relative_error(ours[:, 1:], reference[f"positions to {side}"]) < 1e-6
+    for key in reference:
+        if key.startswith("frames"):
+            _, old, _, new = key.split()
+            table = np.arange(int(old)).reshape(-1, 1)
+            chosen = fusion.resize_frames(table, (int(new), 1))
+            np.testing.assert_array_equal(chosen[:, 0], reference[key])
+
+
 @pytest.mark.parametrize("name", ["fbank"])
 def test_fbank(reference: Recording) -> None:
     for case in cases(reference).values():
@@ -115,6 +154,21 @@ def test_from_torch_stacks_blocks_for_scan(module: Any, name: str, config: Any) 
     stacked = module.from_torch(tensors, replace(config, scan=True))
     separate = module.from_torch(tensors, config)
     jax.tree.map(np.testing.assert_array_equal, stacked, stack_blocks(separate))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("vit", "eva"), ("spectrogram", "beats"), ("bert", "bert")]
+)
+def test_the_references_own_state_dicts_are_known_and_come_back(name: str, kind: str) -> None:
+    tensors = state(recorded(name))
+    assert detect(tensors, RECORDINGS / name) == kind
+    converted = convert_file(tensors, FORMATS[kind])
+    assert not converted.coverage.problems
+    facts = converted.sizes, converted.spellings, converted.ties
+    again = restore_file(converted.leaves, FORMATS[kind], *facts)
+    assert again.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(again[key], tensor, strict=True)
 
 
 def test_from_torch_names_every_misfit_at_once() -> None:

@@ -14,7 +14,7 @@ from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
 from weavejax.runtime.sharding import device_bytes, shardings
 from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.systems.base import under
-from weavejax.systems.gram import blend
+from weavejax.systems.contrasting import blend
 from weavejax.testing import fake_batch, no_wishes, tiny_gram
 
 
@@ -131,8 +131,9 @@ def test_the_blend_falls_from_one_to_its_floor():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"loss__score": "volum"}, "loss.score 'volum' is none of cosine, "),
-        ({"loss__gradient": "third"}, "neither 'full' nor 'half'"),
+        ({"loss__score": "volum"}, "loss.score 'volum' is none of blended_volume, "),
+        ({"loss__gradient": "third"}, "is none of full, half"),
+        ({"model__fusion": True}, "model.fusion needs the cross-attention"),
     ],
 )
 def test_impossible_configs_are_refused_before_anything_compiles(change, words):
@@ -221,6 +222,21 @@ def test_a_frozen_tower_is_bf16_without_moments_and_does_not_move():
     }
     assert not any(path.startswith("vision/") for path in moved)
     assert {"temperature", "head/video/kernel", "text/word/embedding"} <= moved
+
+
+def test_the_matching_path_has_parameters_and_a_place_for_each():
+    text = {"cross_attention": True, "cond_width": 16}
+    config = changed(model__fusion=True, inputs__subtitle_length=6)
+    config.model.text.update(text)
+    with_path = systems.build(config)
+    shapes = jax.eval_shape(with_path.init, jax.random.key(0))
+    assert set(shapes["fusion"]) == {"video", "audio", "subtitle"}
+    assert shapes["fusion"]["video"]["frames"].shape == (2, 16)
+    assert shapes["match"]["dense2"]["kernel"].shape == (16, 2)
+    shardings(shapes, make_mesh({"data": 8}), with_path.rules)  # no rule missing, none idle
+    config.model.fusion = False
+    without = jax.eval_shape(systems.build(config).init, jax.random.key(0))
+    assert {"fusion", "match"} == set(shapes) - set(without)
 
 
 def test_rules_of_a_part_are_moved_below_its_prefix():

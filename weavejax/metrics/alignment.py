@@ -73,7 +73,7 @@ def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple
     # Per clip once and for all, so that the blocks only compare.
     prepared = jax.tree.map(np.asarray, jax.jit(score.prepare)(*map(jnp.asarray, clips)))
     learned = {
-        name: jnp.asarray(vectors.get(f"score/{name}", np.float32(value)))
+        name: jnp.float32(np.ravel(vectors.get(f"score/{name}", value))[0])
         for name, value in score.learned.items()
     }
     anchors = vectors[ANCHOR][gallery.rows]

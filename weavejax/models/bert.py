@@ -8,6 +8,7 @@ position offset it is RoBERTa (arXiv 1907.11692), and with a projection the text
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, convert, dense, norm
+from weavejax.models.torch_names import (
+    Arrays,
+    Shapes,
+    Source,
+    Table,
+    convert,
+    count_layers,
+    dense,
+    invert,
+    norm,
+    shapes_of,
+)
 from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
@@ -123,6 +135,7 @@ class Bert(nn.Module):
         mask: jax.Array,
         *,
         condition: jax.Array | None = None,
+        condition_mask: jax.Array | None = None,
         deterministic: bool,
         joint: bool = False,
     ) -> jax.Array:
@@ -131,8 +144,10 @@ class Bert(nn.Module):
         Args:
             tokens: int32 ``[N, L]`` word-piece ids.
             mask: bool ``[N, L]``, False at padding.
-            condition: ``[N, C, cond_width]`` tokens for the cross-attention, all attended to;
-                None skips the cross-attention, with the same weights otherwise.
+            condition: ``[N, C, cond_width]`` tokens for the cross-attention; None skips the
+                cross-attention, with the same weights otherwise.
+            condition_mask: bool ``[N, C]``, False where there is nothing to attend to (a modality
+                that a clip lacks); None attends to all, as published.
             deterministic: True switches dropout off; False needs a "dropout" key.
             joint: return CLAP's embedding of the sentence instead of tokens.
 
@@ -167,6 +182,7 @@ class Bert(nn.Module):
             x,
             mask[:, None, None, :],
             condition,
+            None if condition_mask is None else condition_mask[:, None, None, :],
             layers=c.layers,
             scan=c.scan,
             remat=c.remat,
@@ -190,7 +206,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, layer: jax.Array, mask: jax.Array, condition: jax.Array | None
+        self,
+        x: jax.Array,
+        layer: jax.Array,
+        mask: jax.Array,
+        condition: jax.Array | None,
+        condition_mask: jax.Array | None,
     ) -> tuple[jax.Array, None]:
         del layer
         c = self.config
@@ -201,7 +222,7 @@ class Block(nn.Module):
             x + drop(self._attention("attention")(x, mask=mask))
         )
         if condition is not None:
-            attended = self._attention("cross_attention")(x, condition)
+            attended = self._attention("cross_attention")(x, condition, mask=condition_mask)
             x = LayerNorm(c.epsilon, dtype, name="norm_cross")(x + drop(attended))
         mlp = Mlp(c.mlp, c.width, dtype, name="mlp")
         return LayerNorm(c.epsilon, dtype, name="norm2")(x + drop(mlp(x))), None
@@ -231,16 +252,10 @@ def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str,
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    plain = replace(config, scan=False)
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    shapes = jax.eval_shape(
-        lambda t, m: Bert(plain).init(jax.random.key(0), t, m, deterministic=True), tokens, mask
-    )
     return convert(
         state,
-        _table(config),
-        shapes=shapes["params"],
+        table(config),
+        shapes=shapes(config),
         model="BERT",
         scan=config.scan,
         # Buffers: 0, 1, 2, ... and zeros.
@@ -248,15 +263,49 @@ def from_torch(state: Mapping[str, np.ndarray], config: BertConfig) -> dict[str,
     )
 
 
-def _table(config: BertConfig) -> Table:
-    table: Table = {
+def to_torch(params: Mapping[str, Any], config: BertConfig) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`, less the buffer."""
+    return invert(params, table(config))
+
+
+def shapes(config: BertConfig) -> Shapes:
+    """Shape of every leaf, with separate blocks."""
+    tokens, mask = (jax.ShapeDtypeStruct((1, 1), dtype) for dtype in (jnp.int32, jnp.bool_))
+    init = partial(Bert(replace(config, scan=True)).init, deterministic=True)
+    return shapes_of(init, tokens, mask, layers=config.layers)
+
+
+def sizes(state: Arrays) -> BertConfig:
+    """The sizes that a published state dict has; ``heads`` is 1, which no array tells.
+
+    Raises:
+        KeyError: an array that tells them is missing.
+    """
+    vocab, width = state["embeddings.word_embeddings.weight"].shape
+    cross = "encoder.layer.0.crossattention.self.key.weight"
+    return BertConfig(
+        vocab=vocab,
+        positions=state["embeddings.position_embeddings.weight"].shape[0],
+        types=state["embeddings.token_type_embeddings.weight"].shape[0],
+        width=width,
+        layers=count_layers(state, "encoder.layer."),
+        heads=1,
+        mlp=state["encoder.layer.0.intermediate.dense.weight"].shape[0],
+        cross_attention=cross in state,
+        cond_width=state[cross].shape[1] if cross in state else 0,
+    )
+
+
+def table(config: BertConfig) -> Table:
+    """Where each leaf comes from, with separate blocks."""
+    found: Table = {
         "word/embedding": Source("embeddings.word_embeddings.weight"),
         "position/embedding": Source("embeddings.position_embeddings.weight"),
         "type/embedding": Source("embeddings.token_type_embeddings.weight"),
         **norm("norm", "embeddings.LayerNorm"),
     }
     if config.projection:
-        table |= {
+        found |= {
             **dense("pooler", "pooler.dense"),
             **dense("projection/fc1", "text_projection.linear1"),
             **dense("projection/fc2", "text_projection.linear2"),
@@ -268,10 +317,10 @@ def _table(config: BertConfig) -> Table:
         path, key = f"blocks_{i}", f"encoder.layer.{i}"
         for ours, (theirs, after) in attentions.items():
             for name in ("query", "key", "value"):
-                table |= dense(f"{path}/{ours}/{name}", f"{key}.{theirs}.self.{name}")
-            table |= dense(f"{path}/{ours}/output", f"{key}.{theirs}.output.dense")
-            table |= norm(f"{path}/{after}", f"{key}.{theirs}.output.LayerNorm")
-        table |= dense(f"{path}/mlp/fc1", f"{key}.intermediate.dense")
-        table |= dense(f"{path}/mlp/fc2", f"{key}.output.dense")
-        table |= norm(f"{path}/norm2", f"{key}.output.LayerNorm")
-    return table
+                found |= dense(f"{path}/{ours}/{name}", f"{key}.{theirs}.self.{name}")
+            found |= dense(f"{path}/{ours}/output", f"{key}.{theirs}.output.dense")
+            found |= norm(f"{path}/{after}", f"{key}.{theirs}.output.LayerNorm")
+        found |= dense(f"{path}/mlp/fc1", f"{key}.intermediate.dense")
+        found |= dense(f"{path}/mlp/fc2", f"{key}.output.dense")
+        found |= norm(f"{path}/norm2", f"{key}.output.LayerNorm")
+    return found

@@ -8,6 +8,7 @@ included, and the last position is the sentence's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weavejax.models.clip_vision import block_table
-from weavejax.models.torch_names import Source, Table, convert, dense, norm
+from weavejax.models.torch_names import TRANSPOSED, Source, Table, convert, dense, norm, shapes_of
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
@@ -184,13 +185,10 @@ def from_torch(state: Mapping[str, np.ndarray], config: ClipTextConfig) -> dict[
     plain = replace(config, scan=False)
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     mask = jax.ShapeDtypeStruct((1, 1), jnp.bool_)
-    shapes = jax.eval_shape(
-        lambda t, m: ClipText(plain).init(jax.random.key(0), t, m, deterministic=True), tokens, mask
-    )
     return convert(
         state,
         _table(config),
-        shapes=shapes["params"],
+        shapes=shapes_of(partial(ClipText(plain).init, deterministic=True), tokens, mask),
         model="CLIP's text tower" if config.causal else "SigLIP's text tower",
         scan=config.scan,
         ignore=frozenset({"embeddings.position_ids"}),  # a buffer: 0, 1, 2, ...
@@ -205,7 +203,7 @@ def _table(config: ClipTextConfig) -> Table:
         **block_table(config.layers),
     }
     if config.projection and config.causal:
-        table["projection/kernel"] = Source("text_projection.weight", np.transpose)
+        table["projection/kernel"] = Source("text_projection.weight", TRANSPOSED)
     elif config.projection:
         table |= dense("projection", "head")
     return table

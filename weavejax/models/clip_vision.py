@@ -19,7 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.models.torch_names import (
+    CONV_2D,
+    TRANSPOSED,
+    Layout,
+    Source,
+    Table,
+    convert,
+    dense,
+    norm,
+    shapes_of,
+)
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
@@ -220,13 +230,10 @@ def from_torch(state: Mapping[str, np.ndarray], config: ClipVisionConfig) -> dic
     """
     plain = replace(config, scan=False)
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: ClipVision(plain).init(jax.random.key(0), x, deterministic=True), images
-    )
     return convert(
         state,
         _table(config),
-        shapes=shapes["params"],
+        shapes=shapes_of(partial(ClipVision(plain).init, deterministic=True), images),
         model="CLIP's vision tower" if config.pooling == "class" else "SigLIP's vision tower",
         scan=config.scan,
         ignore=frozenset({"embeddings.position_ids"}),  # a buffer: 0, 1, 2, ...
@@ -235,22 +242,23 @@ def from_torch(state: Mapping[str, np.ndarray], config: ClipVisionConfig) -> dic
 
 def _table(config: ClipVisionConfig) -> Table:
     table: Table = {
-        "patch/kernel": Source("embeddings.patch_embedding.weight", conv_2d),
+        "patch/kernel": Source("embeddings.patch_embedding.weight", CONV_2D),
         "position": Source("embeddings.position_embedding.weight", _lead(1)),
         **norm("norm", "post_layernorm"),
         **block_table(config.layers),
     }
     if config.projection:
-        table["projection/kernel"] = Source("visual_projection.weight", np.transpose)
+        table["projection/kernel"] = Source("visual_projection.weight", TRANSPOSED)
     if config.pooling == "class":
         return table | {
             "class_token": Source("embeddings.class_embedding", _lead(2)),
             **norm("pre_norm", "pre_layrnorm"),
         }
     for part, name in enumerate(("query", "key", "value")):
-        third = partial(_third, part=part)
-        table[f"pool/attention/{name}/kernel"] = Source("head.attention.in_proj_weight", third)
-        table[f"pool/attention/{name}/bias"] = Source("head.attention.in_proj_bias", third)
+        third = partial(Source, part=part, parts=3)
+        path = f"pool/attention/{name}"
+        table[f"{path}/kernel"] = third("head.attention.in_proj_weight", TRANSPOSED)
+        table[f"{path}/bias"] = third("head.attention.in_proj_bias")
     return table | {
         "patch/bias": Source("embeddings.patch_embedding.bias"),
         "pool/probe": Source("head.probe"),
@@ -277,11 +285,6 @@ def block_table(layers: int) -> Table:
     return table
 
 
-def _lead(axes: int) -> Any:
+def _lead(axes: int) -> Layout:
     """Adds leading axes of length one."""
-    return lambda tensor: tensor[(None,) * axes]
-
-
-def _third(fused: np.ndarray, *, part: int) -> np.ndarray:
-    """Query, key or value of a fused ``[3 · width, ...]`` matrix or bias."""
-    return np.split(fused, 3)[part].T
+    return Layout(lambda x: x[(None,) * axes], lambda x: x[(0,) * axes])

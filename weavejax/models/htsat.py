@@ -8,6 +8,7 @@ not learn here: each is the scale and bias it comes to.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ import numpy as np
 from einops import rearrange
 
 from weavejax.models.htsat_names import BUFFERS, fold_batch_norms, table
-from weavejax.models.torch_names import convert
+from weavejax.models.torch_names import convert, shapes_of
 from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
@@ -368,13 +369,10 @@ def from_torch(state: Mapping[str, np.ndarray], config: HtsatConfig) -> dict[str
     """
     plain = replace(config, scan=False)
     mel = jax.ShapeDtypeStruct((1, config.side, config.mels), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: Htsat(plain).init(jax.random.key(0), x, deterministic=True), mel
-    )
     return convert(
         fold_batch_norms(state),
         table(config.depths, fusion=config.fusion, projection=bool(config.projection)),
-        shapes=shapes["params"],
+        shapes=shapes_of(partial(Htsat(plain).init, deterministic=True), mel),
         model="HTS-AT",
         scan=config.scan,
         ignore=frozenset(key for key in state if key.endswith(BUFFERS)),

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from weavejax.errors import UserError
-from weavejax.models.torch_names import Source, Table, conv_2d, dense, norm
+from weavejax.models.torch_names import CONV_2D, TRANSPOSED, Layout, Source, Table, dense, norm
 
 BATCH_NORM_EPSILON = 1e-5  # PyTorch's default
+# A convolution of one pixel [out, in, 1, 1] as a matrix.
+PIXEL = Layout(lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[:, :, None, None])
 # Nothing learned: counters of batch norms, places within windows.
 BUFFERS = (".num_batches_tracked", ".relative_position_index")
 
@@ -45,7 +47,7 @@ def table(depths: tuple[int, ...], *, fusion: bool, projection: bool) -> Table:
     """
     names: Table = {
         **norm("mel", "batch_norm"),
-        "patch/kernel": Source("patch_embed.proj.weight", conv_2d),
+        "patch/kernel": Source("patch_embed.proj.weight", CONV_2D),
         "patch/bias": Source("patch_embed.proj.bias"),
         **norm("patch_norm", "patch_embed.norm"),
         **norm("norm", "norm"),
@@ -59,7 +61,7 @@ def table(depths: tuple[int, ...], *, fusion: bool, projection: bool) -> Table:
         if stage:
             names |= norm(f"merge_{stage}/norm", f"layers.{stage - 1}.downsample.norm")
             names[f"merge_{stage}/reduce/kernel"] = Source(
-                f"layers.{stage - 1}.downsample.reduction.weight", np.transpose
+                f"layers.{stage - 1}.downsample.reduction.weight", TRANSPOSED
             )
         for block in range(depth):
             part = ("whole", "shifted")[block % 2]
@@ -86,19 +88,14 @@ def _block(path: str, key: str) -> Table:
 
 def _fusion() -> Table:
     names: Table = {
-        "local_patch/kernel": Source("patch_embed.mel_conv2d.weight", conv_2d),
+        "local_patch/kernel": Source("patch_embed.mel_conv2d.weight", CONV_2D),
         "local_patch/bias": Source("patch_embed.mel_conv2d.bias"),
     }
     # Positions in the published sequences; the whole's begins with a pooling.
     for ours, theirs, first in (("local", "local_att", 0), ("whole", "global_att", 1)):
         for number, at in (("1", first), ("2", first + 3)):
             key = f"patch_embed.fusion_model.{theirs}"
-            names[f"fusion/{ours}/fc{number}/kernel"] = Source(f"{key}.{at}.weight", _pixel)
+            names[f"fusion/{ours}/fc{number}/kernel"] = Source(f"{key}.{at}.weight", PIXEL)
             names[f"fusion/{ours}/fc{number}/bias"] = Source(f"{key}.{at}.bias")
             names |= norm(f"fusion/{ours}/norm{number}", f"{key}.{at + 1}")
     return names
-
-
-def _pixel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of one pixel ``[out, in, 1, 1]`` as a matrix."""
-    return weight.reshape(weight.shape[:2]).T

@@ -8,6 +8,7 @@ al., arXiv 2203.00555) and a relative position bias gated by the query as in Wav
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.models.torch_names import (
+    CONV_2D,
+    TRANSPOSED,
+    Arrays,
+    Layout,
+    Shapes,
+    Source,
+    Table,
+    convert,
+    count_layers,
+    dense,
+    invert,
+    norm,
+    shapes_of,
+)
 from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import (
     BLOCK_RULES,
@@ -274,47 +289,85 @@ def from_torch(state: Mapping[str, np.ndarray], config: SpectrogramConfig) -> di
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    renamed = {"parametrizations.weight.original0": "weight_g"}
-    renamed["parametrizations.weight.original1"] = "weight_v"
-    for new, old in renamed.items():
-        state = {key.replace(new, old): tensor for key, tensor in state.items()}
-    plain = replace(config, scan=False)
+    state = {official(key): tensor for key, tensor in state.items()}
+    return convert(state, table(config), shapes=shapes(config), model="BEATs", scan=config.scan)
+
+
+def to_torch(params: Mapping[str, Any], config: SpectrogramConfig) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`, with weight norm spelt as in the published checkpoints."""
+    return invert(params, table(config))
+
+
+def official(key: str) -> str:
+    """A key in the published checkpoints' spelling of weight norm, of which PyTorch has two."""
+    key = key.replace("parametrizations.weight.original0", "weight_g")
+    return key.replace("parametrizations.weight.original1", "weight_v")
+
+
+def shapes(config: SpectrogramConfig) -> Shapes:
+    """Shape of every leaf, with separate blocks."""
     fbank = jax.ShapeDtypeStruct((1, config.patch, config.patch), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: SpectrogramTransformer(plain).init(jax.random.key(0), x, deterministic=True),
-        fbank,
+    init = partial(SpectrogramTransformer(replace(config, scan=True)).init, deterministic=True)
+    return shapes_of(init, fbank, layers=config.layers)
+
+
+def sizes(state: Arrays) -> SpectrogramConfig:
+    """The sizes that a published state dict has; the largest distance is BEATs', as none tells it.
+
+    Raises:
+        KeyError: an array that tells them is missing.
+    """
+    patch_width, _, patch, _ = state["patch_embedding.weight"].shape
+    width, group, kernel = state["encoder.pos_conv.0.weight_v"].shape
+    bias = "encoder.layers.0.self_attn.relative_attention_bias.weight"
+    buckets, heads = state[bias].shape
+    return SpectrogramConfig(
+        frames=BEATS_ITER3.frames,
+        mels=BEATS_ITER3.mels,
+        patch=patch,
+        patch_width=patch_width,
+        width=width,
+        layers=count_layers(state, "encoder.layers."),
+        heads=heads,
+        mlp=state["encoder.layers.0.fc1.weight"].shape[0],
+        pos_kernel=kernel,
+        pos_groups=width // group,
+        buckets=buckets,
+        max_distance=BEATS_ITER3.max_distance,
     )
-    return convert(state, _table(config), shapes=shapes["params"], model="BEATs", scan=config.scan)
 
 
-def _table(config: SpectrogramConfig) -> Table:
+def table(config: SpectrogramConfig) -> Table:
+    """Where each leaf comes from, with separate blocks."""
     shared = [
         f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(config.layers)
     ]
-    table: Table = {
-        "patch/kernel": Source("patch_embedding.weight", conv_2d),
+    found: Table = {
+        "patch/kernel": Source("patch_embedding.weight", CONV_2D),
         **norm("patch_norm", "layer_norm"),
         **dense("project", "post_extract_proj"),
-        "position_conv/kernel": Source(
-            "encoder.pos_conv.0.weight_v", lambda weight: weight.transpose(2, 1, 0)
+        "position_conv/kernel": Source("encoder.pos_conv.0.weight_v", TRANSPOSED),
+        "position_conv/scale": Source(
+            "encoder.pos_conv.0.weight_g", Layout(np.ravel, lambda x: x.reshape(1, 1, -1))
         ),
-        "position_conv/scale": Source("encoder.pos_conv.0.weight_g", np.ravel),
         "position_conv/bias": Source("encoder.pos_conv.0.bias"),
         **norm("norm", "encoder.layer_norm"),
         "relative_bias": Source(shared[0], copies=tuple(shared[1:])),
     }
     for i in range(config.layers):
         path, key = f"blocks_{i}", f"encoder.layers.{i}"
-        table |= {
+        found |= {
             **dense(f"{path}/attention/query", f"{key}.self_attn.q_proj"),
             **dense(f"{path}/attention/key", f"{key}.self_attn.k_proj"),
             **dense(f"{path}/attention/value", f"{key}.self_attn.v_proj"),
             **dense(f"{path}/attention/output", f"{key}.self_attn.out_proj"),
             **dense(f"{path}/gate/units", f"{key}.self_attn.grep_linear"),
-            f"{path}/gate/scale": Source(f"{key}.self_attn.grep_a", np.ravel),
+            f"{path}/gate/scale": Source(
+                f"{key}.self_attn.grep_a", Layout(np.ravel, lambda x: x.reshape(1, -1, 1, 1))
+            ),
             **dense(f"{path}/mlp/fc1", f"{key}.fc1"),
             **dense(f"{path}/mlp/fc2", f"{key}.fc2"),
             **norm(f"{path}/norm1", f"{key}.self_attn_layer_norm"),
             **norm(f"{path}/norm2", f"{key}.final_layer_norm"),
         }
-    return table
+    return found

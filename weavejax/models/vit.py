@@ -5,6 +5,7 @@ published as ``eva_vit_model.py``. Pre-norm blocks, learned absolute positions, 
 biases but no key bias, exact GELU, no layer scale.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from weavejax.models.torch_names import Source, Table, conv_2d, convert, dense, norm
+from weavejax.models.torch_names import (
+    CONV_2D,
+    TRANSPOSED,
+    Arrays,
+    Shapes,
+    Source,
+    Table,
+    convert,
+    count_layers,
+    dense,
+    invert,
+    norm,
+    shapes_of,
+)
 from weavejax.ops.transformer import (
     BLOCK_RULES,
     LayerNorm,
@@ -148,31 +162,72 @@ def from_torch(state: Mapping[str, np.ndarray], config: ViTConfig) -> dict[str, 
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    plain = replace(config, scan=False)
+    return convert(state, table(config), shapes=shapes(config), model="ViT", scan=config.scan)
+
+
+def to_torch(params: Mapping[str, Any], config: ViTConfig) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`."""
+    return invert(params, table(config))
+
+
+def shapes(config: ViTConfig) -> Shapes:
+    """Shape of every leaf, with separate blocks."""
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: ViT(plain).init(jax.random.key(0), x, deterministic=True), images
+    init = partial(ViT(replace(config, scan=True)).init, deterministic=True)
+    return shapes_of(init, images, layers=config.layers)
+
+
+def sizes(state: Arrays) -> ViTConfig:
+    """The sizes that a published state dict has; ``heads`` is 1, which no array tells.
+
+    Raises:
+        KeyError: an array that tells them is missing.
+    """
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    return ViTConfig(
+        image_size=patch * math.isqrt(state["pos_embed"].shape[1] - 1),
+        patch=patch,
+        width=width,
+        layers=count_layers(state, "blocks."),
+        heads=1,
+        mlp=state["blocks.0.mlp.fc1.weight"].shape[0],
+        head=state["head.weight"].shape[0] if "head.weight" in state else 0,
     )
-    return convert(state, _table(config), shapes=shapes["params"], model="ViT", scan=config.scan)
 
 
-def _table(config: ViTConfig) -> Table:
-    table: Table = {
+def resize_position(stored: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A position embedding ``[1, 1 + P, width]`` for another number of patches, bilinearly.
+
+    As EVA-CLIP and GRAM do on loading: the class token's row is kept, the square of the patches'
+    is resized without antialiasing.
+    """
+    old, new = (math.isqrt(size - 1) for size in (stored.shape[1], shape[1]))
+    if (old * old, new * new) != (stored.shape[1] - 1, shape[1] - 1):
+        raise ValueError(f"positions {stored.shape} and {shape} are not of squares of patches")
+    square = stored[:, 1:].reshape(1, old, old, -1).astype(np.float32)
+    resized = jax.image.resize(square, (1, new, new, square.shape[-1]), "bilinear", antialias=False)
+    rows = np.asarray(resized).reshape(1, new * new, -1)
+    return np.concatenate([stored[:, :1].astype(np.float32), rows], axis=1)
+
+
+def table(config: ViTConfig) -> Table:
+    """Where each leaf comes from, with separate blocks."""
+    found: Table = {
         "class_token": Source("cls_token"),
         "position": Source("pos_embed"),
-        "patch/kernel": Source("patch_embed.proj.weight", conv_2d),
+        "patch/kernel": Source("patch_embed.proj.weight", CONV_2D),
         "patch/bias": Source("patch_embed.proj.bias"),
         **norm("norm", "norm"),
     }
     if config.head:
-        table |= dense("head", "head")
+        found |= dense("head", "head")
     for i in range(config.layers):
         path, key = f"blocks_{i}", f"blocks.{i}"
         for part, name in enumerate(("query", "key", "value")):
-            table[f"{path}/attention/{name}/kernel"] = Source(
-                f"{key}.attn.qkv.weight", partial(_third, part=part)
+            found[f"{path}/attention/{name}/kernel"] = Source(
+                f"{key}.attn.qkv.weight", TRANSPOSED, part=part, parts=3
             )
-        table |= {
+        found |= {
             f"{path}/attention/query/bias": Source(f"{key}.attn.q_bias"),
             f"{path}/attention/value/bias": Source(f"{key}.attn.v_bias"),
             **dense(f"{path}/attention/output", f"{key}.attn.proj"),
@@ -181,9 +236,4 @@ def _table(config: ViTConfig) -> Table:
             **norm(f"{path}/norm1", f"{key}.norm1"),
             **norm(f"{path}/norm2", f"{key}.norm2"),
         }
-    return table
-
-
-def _third(fused: np.ndarray, *, part: int) -> np.ndarray:
-    """One kernel out of the fused ``[3 · width, width]`` matrix: query, key, value."""
-    return np.split(fused, 3)[part].T
+    return found

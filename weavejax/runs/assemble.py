@@ -2,35 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from weavejax.data.clip import Source
 from weavejax.data.example import ExampleSpec
 from weavejax.data.folder import FolderSource, open_folder
-from weavejax.data.pipeline import eval_batches
 from weavejax.data.sources import TfdsSource, open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, marks, train_tokenizer
 from weavejax.errors import UserError
-from weavejax.metrics.report import Report
-from weavejax.ops.placement import on_mesh
-from weavejax.runtime.mesh import (
-    batch_rows,
-    batch_sharding,
-    check_batch,
-    put_batch,
-    replicated,
-)
-from weavejax.runtime.signals import Stopped
 from weavejax.storage import download, is_remote, storage, upload, write_text
-from weavejax.systems.base import System
 
 TOKENIZER = "tokenizer.json"
 TRAINED_ON_CAPTIONS = "captions"
@@ -149,12 +133,28 @@ def say_streams(source: Source, workdir: Path | None = None) -> None:
 def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
     """Of this run: as kept in its working directory, else made now."""
     kept = workdir / TOKENIZER
-    if kept.exists():
-        tokenizer = load_tokenizer(str(kept))
-    elif config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
-        tokenizer = train_tokenizer(train.captions(), config.model.text.vocab)
-    else:
-        tokenizer = load_tokenizer(config.inputs.tokenizer)
+    if not kept.exists() and config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
+        return _checked(train_tokenizer(train.captions(), config.model.text.vocab), config)
+    return find_tokenizer(config, workdir)
+
+
+def find_tokenizer(config: Any, workdir: Path | None) -> Tokenizer:
+    """As kept in a run's working directory, else the one that the config names.
+
+    Raises:
+      UserError: it is neither kept nor named, of another kind than the text encoder, or too large.
+    """
+    if workdir is not None and (workdir / TOKENIZER).exists():
+        return _checked(load_tokenizer(str(workdir / TOKENIZER)), config)
+    if config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
+        raise UserError(
+            "the vocabulary is that of a run's captions: give its file, "
+            "--config.inputs.tokenizer=RUN/tokenizer.json"
+        )
+    return _checked(load_tokenizer(config.inputs.tokenizer), config)
+
+
+def _checked(tokenizer: Tokenizer, config: Any) -> Tokenizer:
     kind, wanted = marks(tokenizer).kind, config.model.text.get("kind", "bert")
     if kind != wanted:
         raise UserError(
@@ -167,66 +167,3 @@ def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
             f"{config.model.text.vocab:,}; set --config.model.text.vocab"
         )
     return tokenizer
-
-
-Vectors = dict[str, np.ndarray]
-Batches = Iterator[Mapping[str, np.ndarray]]
-Reports = dict[str, Report]
-Evaluation = Callable[..., tuple[Reports, Vectors]]
-
-
-def _never() -> bool:
-    return False
-
-
-def make_embedding(
-    system: System,
-    placed: Any,
-    mesh: Mesh,
-    batch: int,
-    compute: Callable[..., dict[str, jax.Array]] | None = None,
-) -> Callable[..., Vectors]:
-    """(params, host batches, stopping) → what `system.embed` gives, gathered, with valid and index.
-
-    `compute` takes the place of `system.embed`, as `system.features` may. Host batches hold this
-    process's rows (`batch_rows`). `stopping` is asked before every batch, on all processes alike;
-    when it says so, `Stopped` is raised.
-    """
-    check_batch(batch, mesh)
-    data, everywhere = batch_sharding(mesh), replicated(mesh)
-
-    def outputs(params: Any, inputs: Mapping[str, jax.Array], kept: Mapping[str, jax.Array]) -> Any:
-        return {**on_mesh(compute or system.embed, mesh)(params, inputs), **kept}
-
-    embed = jax.jit(outputs, in_shardings=(placed, data, data), out_shardings=everywhere)
-
-    def run(params: Any, batches: Batches, stopping: Callable[[], bool] = _never) -> Vectors:
-        parts: list[Vectors] = []
-        for host in batches:
-            if stopping():
-                raise Stopped
-            inputs = put_batch({name: host[name] for name in system.batch_spec}, data)
-            kept = put_batch({name: host[name] for name in ("valid", "index")}, data)
-            parts.append(jax.device_get(embed(params, inputs, kept)))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    return run
-
-
-def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: Mesh) -> Evaluation:
-    """(params, stopping) → (reports by evaluator, the vectors they were made from), of the test split.
-
-    Raises `Stopped` when `stopping` says so meanwhile.
-    """
-    batch = config.runtime.evaluate_batch
-    embed = make_embedding(system, placed, mesh, batch)
-    rows = batch_rows(batch, mesh)
-
-    def run(params: Any, stopping: Callable[[], bool] = _never) -> tuple[Reports, Vectors]:
-        with eval_batches(
-            data.test, data.spec, data.tokenizer, batch=batch, cache_dir=data.cache, rows=rows
-        ) as batches:
-            vectors = embed(params, batches, stopping)
-        return {n: evaluate(vectors) for n, evaluate in system.evaluators.items()}, vectors
-
-    return run

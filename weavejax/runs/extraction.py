@@ -20,7 +20,8 @@ from weavejax.data.clip import Source
 from weavejax.data.features import MANIFEST, NAME, SPLIT, feature_record
 from weavejax.data.pipeline import eval_batches
 from weavejax.errors import UserError
-from weavejax.runs.assemble import Data, Vectors, make_embedding
+from weavejax.runs.assemble import Data
+from weavejax.runs.evaluation import Vectors, make_embedding
 from weavejax.runs.restore import Trained
 from weavejax.runtime import cluster
 from weavejax.runtime.mesh import batch_rows

@@ -1,17 +1,28 @@
-"""A trained model from its working directory."""
+"""A model ready to use: from the working directory of its training, or from converted weights."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from weavejax import systems
 from weavejax.errors import UserError
+from weavejax.runs import initial
+from weavejax.runtime import cli
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import evaluated_params, lay_out
 from weavejax.runtime.workdir import read_config
-from weavejax.storage import Storage
+from weavejax.storage import Storage, storage
 from weavejax.systems.base import System
+
+FLAGS = {
+    "workdir": "directory of a training run",
+    "step": "which checkpoint: latest (default), best, or a step",
+    "weights": "in place of both, with --config: file or directory of weavejax.convert",
+}
 
 
 class Trained(NamedTuple):
@@ -23,7 +34,7 @@ class Trained(NamedTuple):
       params: the averaged ones where an average was kept.
       placed: their shardings.
       mesh: of this process' devices.
-      step: of the checkpoint.
+      step: of the checkpoint; 0 of converted weights.
     """
 
     config: Any
@@ -32,6 +43,31 @@ class Trained(NamedTuple):
     placed: Any
     mesh: Mesh
     step: int
+
+
+def parse(argv: Sequence[str], doc: str, own: Mapping[str, str]) -> cli.Arguments:
+    """The command line of a door that takes `FLAGS`, among its own: a run, or config and weights.
+
+    Raises:
+      UserError: as `cli.parse`; neither is given, or both.
+    """
+    takes_config = any(a.lstrip("-").startswith(("weights", "config")) for a in argv)
+    arguments = cli.parse(argv, doc, own, takes_config=takes_config)
+    if arguments.values["workdir"] and takes_config:
+        raise UserError("--workdir has its own config and weights: give no --config and --weights")
+    if takes_config and not arguments.values["weights"]:
+        raise UserError("--weights is missing, as in --weights params.safetensors; see --help")
+    if not (takes_config or arguments.values["workdir"]):
+        raise UserError("--workdir is missing, as in --workdir runs/gram; see --help")
+    return arguments
+
+
+def open_model(arguments: cli.Arguments) -> Trained:
+    """The model that a command line of `parse` names; raises as `restore` and `from_weights`."""
+    values = arguments.values
+    if arguments.config is not None:
+        return from_weights(arguments.config, values["weights"])
+    return restore(storage(values["workdir"]), values["step"])
 
 
 def restore(workdir: Storage, which: str = "") -> Trained:
@@ -53,6 +89,25 @@ def restore(workdir: Storage, which: str = "") -> Trained:
     state = checkpoints.restore(layout.abstract, step)
     checkpoints.close()
     return Trained(config, system, evaluated_params(state), layout.placed.params, mesh, step)
+
+
+def from_weights(config: Any, weights: str) -> Trained:
+    """Puts converted weights onto whatever devices there are.
+
+    Args:
+      config: of the model; `config.init.partial` says what need not fit.
+      weights: file of `weavejax.convert`, or its directory.
+
+    Raises:
+      UserError: there is no such file, or it does not fit the config.
+    """
+    system = systems.build(config)
+    mesh = make_mesh(config.runtime.mesh)
+    layout = lay_out(system, config, mesh)
+    init = ConfigDict({"weights": weights, "partial": config.init.partial})
+    print(initial.describe(initial.check(system, layout, init), init), flush=True)
+    params = initial.params(system, layout, init, jax.random.key(config.seed))
+    return Trained(config, system, params, layout.placed.params, mesh, 0)
 
 
 def _choose(checkpoints: Checkpoints, which: str, workdir: Storage) -> int:

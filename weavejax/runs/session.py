@@ -16,7 +16,8 @@ from weavejax.data.clip import record_name
 from weavejax.data.order import record_order
 from weavejax.errors import UserError
 from weavejax.runs import results
-from weavejax.runs.assemble import Data, Evaluation
+from weavejax.runs.assemble import Data
+from weavejax.runs.evaluation import Evaluation
 from weavejax.runtime import cluster
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.events import EventLog

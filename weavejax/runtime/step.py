@@ -88,6 +88,8 @@ class Layout(NamedTuple):
       optimiser: over the trainable parameters, by path.
       learning_rate: of a step.
       init: key → a fresh state, made where it belongs.
+      fresh: key → fresh parameters; to be traced.
+      begin: parameters where they belong → a state at step 0; they are donated.
     """
 
     shapes: State
@@ -96,6 +98,8 @@ class Layout(NamedTuple):
     optimiser: optax.GradientTransformation
     learning_rate: Callable[[Any], Any]
     init: Callable[[Array], State]
+    fresh: Callable[[Array], Any]
+    begin: Callable[[Any], State]
 
 
 def lay_out(system: Trainable, config: Any, mesh: Mesh) -> Layout:
@@ -120,21 +124,31 @@ def lay_out(system: Trainable, config: Any, mesh: Mesh) -> Layout:
     param_shapes = jax.eval_shape(initial_params, jax.random.key(0))
     optimiser = make_optimiser(optim, steps, split(param_shapes, system.frozen)[0])
 
-    def init(key: Array) -> State:
-        params = initial_params(key)
+    def begin(params: Any) -> State:
         trainable, _ = split(params, system.frozen)
         average = jax.tree.map(jnp.copy, trainable) if optim.average else {}
         zero = jnp.zeros((), jnp.int32)
         guard = fresh(config.guard.window)
         return State(zero, params, optimiser.init(trainable), average, guard)
 
+    def init(key: Array) -> State:
+        return begin(initial_params(key))
+
     shapes = jax.eval_shape(init, jax.random.key(0))
     placed = _state_shardings(shapes, optimiser, system, mesh)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
     )
-    made = jax.jit(init, out_shardings=placed)
-    return Layout(shapes, placed, abstract, optimiser, schedule(optim, steps), made)
+    return Layout(
+        shapes,
+        placed,
+        abstract,
+        optimiser,
+        schedule(optim, steps),
+        init=jax.jit(init, out_shardings=placed),
+        fresh=initial_params,
+        begin=jax.jit(begin, out_shardings=placed, donate_argnums=0),
+    )
 
 
 def evaluated_params(state: State) -> Any:

@@ -33,6 +33,22 @@ def never(path: str) -> bool:
 
 
 @dataclass(frozen=True)
+class SecondStage:
+    """A slower, better look at the candidates of a first search.
+
+    Attributes:
+      candidates: from the arrays `embed` gave to the pairs (text, clip) to look at, int [P, 2].
+      see: (params, batch) → what is seen of every clip: tokens [B, S, width], mask [B, S].
+      match: (params, text tokens [N, L], seen [N, S, width], mask [N, S]) → probabilities [N] that
+        they belong together.
+    """
+
+    candidates: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    see: Callable[[Params, Batch], tuple[Array, Array]]
+    match: Callable[[Params, Array, Array, Array], Array]
+
+
+@dataclass(frozen=True)
 class System:
     """Pure functions; the train step, checkpoints, guard and launch never change with the system.
 
@@ -46,12 +62,14 @@ class System:
       features: (params, batch) → what the frozen encoders give, pooled, before anything that is
         trained on top of them: float32 [B, width] by modality, with presence masks [B]. None where
         a system has no such place.
+      second_stage: reranks what the first search found; None where a system has none.
       rules: sharding table, see `weavejax.runtime.sharding`.
       evaluators: by name, from the arrays `embed` gave over a whole split (and `valid` [N]) to a
         report.
       flops: analytic FLOPs of one example's forward pass, by part.
       frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
-      published: name maps of published checkpoints: by name, state dict → parameters.
+      resize: regex of paths → (stored array, wanted shape) → array: how parameters whose shape
+        follows the inputs are taken over from a model of other inputs.
       headline: name of the scalar that picks the best checkpoint; higher is better.
     """
 
@@ -65,5 +83,8 @@ class System:
     flops: Mapping[str, float]
     headline: str
     features: Callable[[Params, Batch], dict[str, Array]] | None = None
+    second_stage: SecondStage | None = None
     frozen: Callable[[str], bool] = never
-    published: Mapping[str, Callable[..., Params]] = field(default_factory=dict)
+    resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
+        default_factory=dict
+    )

@@ -3,7 +3,8 @@
 Cicchetti, Grassucci, Sigillo, Comminiello, "Gramian Multimodal Representation Learning and
 Alignment", ICLR 2025, arXiv 2412.11959. One encoder a modality, a linear head without bias into the
 common space, unit vectors; the logit of text i with clip j is −V_ij/τ (`losses.volume`), τ a learned
-plain divisor; two directions, label smoothing 0.1 (`losses.contrastive`).
+plain divisor; two directions, label smoothing 0.1 (`losses.streamed`); plus a tenth of the matching
+loss L_DAM on hard negatives (`losses.matching`). Its rivals are other entries of `losses.SCORES`.
 
 From random weights the bare volume does not take off: it is blind to sign and flat at orthogonality,
 where random vectors start. `config.loss` therefore blends in another score over the first steps.
@@ -18,16 +19,21 @@ from jax import Array
 
 from weavejax.errors import UserError
 from weavejax.losses import SCORES
-from weavejax.losses.contrastive import two_way_cross_entropy
-from weavejax.metrics.alignment import alignment_report
-from weavejax.systems.base import Batch, Metrics, Params, System
-from weavejax.systems.towers import Towers as _Towers
+from weavejax.losses.matching import matching_loss
+from weavejax.metrics.alignment import alignment_report, candidate_pairs
+from weavejax.models import fusion, vit
+from weavejax.systems.base import Batch, Metrics, Params, SecondStage, System
+from weavejax.systems.contrasting import check, contrastive_loss, fused
+from weavejax.systems.matching import condition, judge
+from weavejax.systems.towers import Towers, subsets
 
 
 def build(config: Any) -> System:
     """The GRAM system of a config: `config.model`, `config.loss`, `config.inputs`, `config.batch`."""
-    towers = _Towers(config)
     _check(config)
+    towers = Towers(config)
+    score = config.loss.score
+    report = partial(alignment_report, SCORES, score, top=config.loss.candidates)
     return System(
         name="gram",
         batch_spec=_batch_spec(config),
@@ -35,21 +41,28 @@ def build(config: Any) -> System:
         loss=partial(_loss, config.loss, towers),
         embed=partial(_embed, towers),
         features=partial(_features, towers),
+        second_stage=_second_stage(config.loss, towers),
         rules=towers.rules(),
-        evaluators={"retrieval": partial(alignment_report, SCORES, config.loss.score)},
+        evaluators={"retrieval": report},
         flops=towers.flops(),
-        headline=f"retrieval/{config.loss.score}/text→{'+'.join(towers.clip_modalities)}/R@1",
+        resize={
+            r"^vision/position$": vit.resize_position,
+            r"^fusion/(video|audio)/frames$": fusion.resize_frames,
+        },
+        headline=f"retrieval/{score}/text→{'+'.join(towers.clip_modalities)}/R@1",
     )
 
 
 def _check(config: Any) -> None:
-    for key in ("score", "warmup_score"):
-        if config.loss[key] not in SCORES:
-            raise UserError(
-                f"loss.{key} {config.loss[key]!r} is none of {', '.join(sorted(SCORES))}"
-            )
-    if config.loss.gradient not in ("full", "half"):
-        raise UserError(f"loss.gradient {config.loss.gradient!r} is neither 'full' nor 'half'")
+    check(config.loss)
+    if config.model.fusion and not config.model.text.cross_attention:
+        raise UserError("model.fusion needs the cross-attention: set model.text.cross_attention")
+    if config.loss.matching and not config.model.fusion:
+        raise UserError("loss.matching needs the matching path: set model.fusion")
+    known = ("video", "audio", *("subtitle",) * bool(config.inputs.subtitle_length))
+    unknown = [name for name in config.loss.condition if name not in known]
+    if unknown or not config.loss.condition:
+        raise UserError(f"loss.condition names {unknown or 'nothing'}; there is {', '.join(known)}")
 
 
 def _batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -71,20 +84,60 @@ def _batch_spec(config: Any) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _embed(
-    towers: _Towers, params: Params, batch: Batch, key: Array | None = None
+    towers: Towers, params: Params, batch: Batch, key: Array | None = None
 ) -> dict[str, Array]:
     """Unit vectors [B, dim] of every modality, float32, with their presence masks [B]."""
+    return _vectors(towers, params, batch, towers.features(params, batch, key))
+
+
+def _vectors(
+    towers: Towers, params: Params, batch: Batch, features: dict[str, Array]
+) -> dict[str, Array]:
+    """Pooled features through the heads; see `_embed`."""
     out: dict[str, Array] = {}
-    for name, feature in towers.features(params, batch, key).items():
-        kernel = params["head"][name]["kernel"]
-        projected = jnp.matmul(feature.astype(jnp.float32), kernel, precision="highest")
-        norm2 = jnp.square(projected).sum(-1, keepdims=True)
-        out[name] = projected * jax.lax.rsqrt(jnp.maximum(norm2, 1e-12))
+    heads = params["head"]
+    for name, feature in features.items():
+        out[name] = _unit(_project(feature, heads[name]["kernel"]))
         out[f"{name}_mask"] = batch[f"{name}_mask"]
+    for name, value in params.get("score", {}).items():
+        out[f"score/{name}"] = jnp.broadcast_to(value, out["text_mask"].shape)
+    if towers.fused:
+        return out | _fused(towers, heads, features, out)
     return out
 
 
-def _features(towers: _Towers, params: Params, batch: Batch) -> dict[str, Array]:
+def _fused(
+    towers: Towers, heads: Params, features: dict[str, Array], out: dict[str, Array]
+) -> dict[str, Array]:
+    """`fused:<modalities>` [B, dim]: VAST's one vector of several, of those that a clip has."""
+    made = {f"fused:{name}": out[name] for name in towers.clip_modalities}
+    for subset in subsets(towers.clip_modalities):
+        if len(subset) > 1:
+            head = heads["fused"]["_".join(subset)]
+            joint = jnp.concatenate([features[name] for name in subset], axis=-1)
+            projected = _project(joint, head["kernel"]) + head["bias"][None]
+            made[f"fused:{'+'.join(subset)}"] = _unit(projected)
+    present = {
+        name: jnp.stack([out[f"{name}_mask"] for name in subset], axis=1)
+        for subset in subsets(towers.clip_modalities)
+        for name in [f"fused:{'+'.join(subset)}"]
+    }
+    vectors = out | made
+    return {
+        name: fused(vectors, tuple(name.removeprefix("fused:").split("+")), mask)
+        for name, mask in present.items()
+    }
+
+
+def _project(feature: Array, kernel: Array) -> Array:
+    return jnp.matmul(feature.astype(jnp.float32), kernel, precision="highest")
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
+
+
+def _features(towers: Towers, params: Params, batch: Batch) -> dict[str, Array]:
     """Pooled encoder outputs [B, width] of every modality, with their presence masks [B]."""
     pooled = towers.features(params, batch, None)
     masks = {f"{name}_mask": batch[f"{name}_mask"] for name in pooled}
@@ -92,57 +145,43 @@ def _features(towers: _Towers, params: Params, batch: Batch) -> dict[str, Array]
 
 
 def _loss(
-    config: Any, towers: _Towers, params: Params, batch: Batch, key: Array, step: Array
+    config: Any, towers: Towers, params: Params, batch: Batch, key: Array, step: Array
 ) -> tuple[Array, Metrics]:
-    vectors = _embed(towers, params, batch, key)
-    anchor = vectors["text"]
-    clip = jnp.stack([vectors[name] for name in towers.clip_modalities], axis=1)
-    present = jnp.stack([vectors[f"{name}_mask"] for name in towers.clip_modalities], axis=1)
-    paired = vectors["text_mask"] & present.any(1)
-    temperature = params["temperature"]
-    if not config.learn_temperature:
-        temperature = jax.lax.stop_gradient(temperature)
-
-    def contrast(name: str) -> tuple[Array, Array, Array]:
-        score = SCORES[name]
-        sim = score(anchor, clip, present)
-        forward = backward = sim
-        if config.gradient == "half":
-            # As published: gathered features carry no gradient, so the text direction trains the
-            # text and the clip direction trains the clip.
-            forward = score(anchor, jax.lax.stop_gradient(clip), present)
-            backward = score(jax.lax.stop_gradient(anchor), clip, present)
-        total, count = two_way_cross_entropy(
-            forward / temperature, backward / temperature, paired, smoothing=config.smoothing
+    tokens, features = towers.encode_all(params, batch, key)
+    vectors = _vectors(towers, params, batch, features)
+    total, count, metrics, found = contrastive_loss(
+        config, towers, params, vectors, jax.random.fold_in(key, 100), step
+    )
+    metrics["loss"] = (total, count)
+    loss = total / jnp.maximum(count, 1.0)
+    if config.matching:
+        assert found is not None
+        seen, mask = condition(towers, params, batch, tokens, config.condition)
+        matched = partial(judge, towers, params, key=jax.random.fold_in(key, 101))
+        paired = vectors["text_mask"] & mask.any(1)
+        rows, number, right = matching_loss(
+            matched, batch["text"], seen, mask, paired, found.hard_clip, found.hard_anchor
         )
-        return total, count, sim
-
-    total, count, sim = contrast(config.score)
-    share = blend(config, step)
-    metrics: Metrics = {f"loss/{config.score}": (total, count), "loss/blend": (share, jnp.ones(()))}
-    if config.warmup_steps or config.mix:
-        other, _, _ = contrast(config.warmup_score)
-        metrics[f"loss/{config.warmup_score} (blended in)"] = (other, count)
-        total = (1.0 - share) * total + share * other
-    metrics |= {
-        "loss": (total, count),
-        "temperature": (temperature, jnp.ones(())),
-        **_batch_metrics(sim, paired, count),
-    }
-    return total / jnp.maximum(count, 1.0), metrics
+        metrics["loss/matching"] = (rows, number)
+        metrics["matched rightly %"] = (100.0 * right, number)
+        loss = loss + config.matching * rows / jnp.maximum(number, 1.0)
+    return loss, metrics
 
 
-def blend(config: Any, step: Array) -> Array:
-    """Share of the warm-up score in the loss: 1 falling to `mix` over `warmup_steps`, then `mix`."""
-    fall = jnp.clip(1.0 - step.astype(jnp.float32) / max(config.warmup_steps, 1), 0.0, 1.0)
-    return jnp.maximum(fall if config.warmup_steps else jnp.zeros(()), config.mix)
+def _second_stage(config: Any, towers: Towers) -> SecondStage | None:
+    """Match probabilities of the nearest clips, seen through all their modalities."""
+    if not (towers.matching and config.candidates):
+        return None
 
+    def see(params: Params, batch: Batch) -> tuple[Array, Array]:
+        tokens, _ = towers.encode_all(params, batch, None)
+        return condition(towers, params, batch, tokens, towers.clip_modalities)
 
-def _batch_metrics(sim: Array, paired: Array, count: Array) -> Metrics:
-    own = jnp.diagonal(sim)
-    others = jnp.where(paired[None, :] & ~jnp.eye(len(own), dtype=bool), sim, -jnp.inf)
-    hit = jnp.where(paired, (own > others.max(1)), False).sum().astype(jnp.float32)
-    return {
-        "batch R@1": (100.0 * hit, count),
-        "score of matched": (jnp.where(paired, own, 0.0).sum(), count),
-    }
+    def match(params: Params, text: Array, seen: Array, mask: Array) -> Array:
+        return jax.nn.softmax(judge(towers, params, text, seen, mask, None))[:, 1]
+
+    return SecondStage(
+        candidates=partial(candidate_pairs, SCORES[config.score], top=config.candidates),
+        see=see,
+        match=match,
+    )

@@ -13,6 +13,7 @@ import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Tensor:
 
 
 class SafeFile(Mapping[str, np.ndarray]):
-    """The arrays of a safetensors file by name, read-only, each mapped when it is asked for.
+    """The arrays of a safetensors file by name, read-only: views of one map of the file.
 
     Attributes:
       tensors: dtype, shape and place of each array; reading it touches no values.
@@ -84,8 +85,16 @@ class SafeFile(Mapping[str, np.ndarray]):
         tensor = self.tensors[name]
         if tensor.start == tensor.end:  # nothing can be mapped of no bytes
             return np.zeros(tensor.shape, tensor.dtype)
+        return self._bytes[tensor.start : tensor.end].view(tensor.dtype).reshape(tensor.shape)
+
+    @cached_property
+    def _bytes(self) -> np.ndarray:
+        """All of the file, once: a map for each array would use up the process' open files."""
         try:
-            return np.memmap(self.path, tensor.dtype, "r", tensor.start, tensor.shape)
+            content = np.memmap(self.path, np.uint8, "r")
+            if len(content) == max(tensor.end for tensor in self.tensors.values()):
+                return content
+            raise ValueError(f"{len(content)} bytes")
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path} has changed or gone since it was opened") from error
 

@@ -1,0 +1,173 @@
+"""Bring published weights in as safetensors, and write them back as they were.
+
+  python -m weavejax.convert --from vast/ckpt/model_step_459.pt --out weights/gram
+  python -m weavejax.convert --from weights/gram --back --out gram.pt
+  python -m weavejax.convert --from runs/gram-published --back --out tuned.pt
+  python -m weavejax.train --config configs/gram.py:published --config.init.weights=weights/gram
+
+Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
+ckpt/), EVA-CLIP's and timm's image towers, BEATs, and transformers' BERT. Says of every key what
+became of it; a key that nothing knows, a missing one and one of another shape stop it, all named at
+once. Writes params.safetensors and coverage.md. PyTorch's own files need the `torch` extra; they are
+read without running what is in them. With --back, also of a run that started from converted weights.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from weavejax.errors import UserError
+from weavejax.models.torch_names import separate_blocks
+from weavejax.runs import restore
+from weavejax.runtime import cli, tree
+from weavejax.runtime.workdir import CONFIG
+from weavejax.storage import write_text
+from weavejax.weights import gram, published
+from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
+from weavejax.weights.coverage import Coverage
+from weavejax.weights.published import Format, convert_file, restore_file
+from weavejax.weights.safe import save_safetensors
+from weavejax.weights.sources import Source, open_source
+from weavejax.weights.torch_files import has_torch, write_torch
+
+# In this order they are tried on a file's keys.
+FORMATS: dict[str, Format] = {
+    "gram": gram.GRAM,
+    "vast": gram.VAST,
+    "eva": published.EVA,
+    "beats": published.BEATS,
+    "bert": published.BERT,
+}
+FLAGS = {
+    "from": "file or directory to read",
+    "out": "directory, or file, to write",
+    "format": f"{', '.join(FORMATS)}; default: told by the keys",
+    "partial": "regex of keys that may be missing, or be there unknown (they are then kept)",
+    "back": "no value; write the published layout again: .pt with PyTorch, else .safetensors",
+    "step": "with --back of a run: latest (default), best, or a step",
+}
+SWITCHES = ("back",)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Opens, converts, says, writes."""
+    # The command line takes flags with values only; this one has none.
+    given = [f"{a}=yes" if a.lstrip("-") in SWITCHES and a.startswith("-") else a for a in argv]
+    values = cli.parse(given, __doc__ or "", FLAGS, takes_config=False).values
+    for name in ("from", "out"):
+        if not values[name]:
+            raise UserError(f"--{name} is missing; see --help")
+    if values["format"] and values["format"] not in FORMATS:
+        raise UserError(f"--format {values['format']!r} is none of {', '.join(FORMATS)}")
+    out = Path(values["out"])
+    if values["back"]:
+        _back(Path(values["from"]), values["step"], out)
+    else:
+        _convert(open_source(values["from"]), out, values["format"], values["partial"])
+
+
+def _convert(source: Source, out: Path, format_name: str, allow: str) -> None:
+    name = format_name or detect(source.arrays, source.path)
+    kind = FORMATS[name]
+    print(f"{source.path}: {kind.about}", flush=True)
+    converted = convert_file(source.arrays, kind, allow=allow)
+    page = converted.coverage.page()
+    print(page, flush=True)
+    if converted.coverage.problems:
+        raise UserError(
+            f"{source.path} does not fit: {_counts(converted.coverage)} (named above); "
+            "--partial REGEX lets keys be missing or unknown"
+        )
+    target = out if out.suffix == ".safetensors" else out / NAME
+    if target.exists() and target.samefile(source.path):
+        raise UserError(f"--out would write over {source.path}")
+    origin = Origin(
+        name,
+        source.path.name,
+        source.sha256(),
+        converted.sizes,
+        converted.spellings,
+        converted.ties,
+        source.entry,
+        source.beside,
+        source.metadata,
+        source.files,
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_converted(target, converted.leaves, origin)
+    about = f"# {origin.source}\n\n{kind.about} ({name}), SHA-256 `{origin.sha256}`.\n\n"
+    write_text(target.parent / "coverage.md", f"{about}{page}\n\n{_sizes(origin)}\n")
+    print(f"written to {target} and coverage.md beside it")
+
+
+def detect(arrays: Mapping[str, np.ndarray], path: Path) -> str:
+    """The name of the format whose keys these are.
+
+    Raises:
+        UserError: of none; what each would need to have.
+    """
+    for name, kind in FORMATS.items():
+        if kind.recognises(arrays):
+            return name
+    wanted = "; ".join(
+        f"{name} would have {', '.join(sorted(kind.lacks(arrays)))}"
+        for name, kind in FORMATS.items()
+    )
+    first = ", ".join(sorted(arrays)[:3])
+    raise UserError(f"{path} is of no known format (its keys are {first}, …): {wanted}")
+
+
+def _counts(coverage: Coverage) -> str:
+    kinds = {"unused": coverage.unused, "missing": coverage.missing, "misfit": coverage.misfits}
+    return ", ".join(f"{len(lines)} {name}" for name, lines in kinds.items() if lines)
+
+
+def _sizes(origin: Origin) -> str:
+    lines = [f"- {part}: {json.dumps(sizes)}" for part, sizes in origin.sizes.items()]
+    return "\n".join(["Sizes, as the arrays tell them:", "", *lines])
+
+
+def _back(place: Path, step: str, out: Path) -> None:
+    leaves, origin = _of_run(place, step) if (place / CONFIG).exists() else _of_file(place)
+    if origin.format not in FORMATS:
+        raise UserError(f"{place} is of the unknown format {origin.format!r}")
+    kind = FORMATS[origin.format]
+    state = restore_file(leaves, kind, origin.sizes, origin.spellings, origin.ties)
+    target = out if out.suffix else out / _published_name(origin)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".safetensors":
+        save_safetensors(target, state, origin.metadata)
+    else:
+        write_torch(target, state, entry=origin.entry, beside=origin.beside)
+    for name, text in ({} if out.suffix else origin.files).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(out / name, text)
+    print(f"{len(state):,} keys written to {target}")
+
+
+def _of_file(place: Path) -> tuple[Mapping[str, np.ndarray], Origin]:
+    file = open_converted(place)
+    return file, origin_of(file)
+
+
+def _of_run(workdir: Path, step: str) -> tuple[Mapping[str, np.ndarray], Origin]:
+    """What a run made of the weights that it started from; what it had no use for is as it was."""
+    trained = restore.restore(workdir, step)
+    start = trained.config.init.weights
+    if not start:
+        raise UserError(f"{workdir} started at random, not from a published file to write again")
+    leaves, origin = _of_file(Path(start))
+    learnt = separate_blocks(tree.flatten(trained.params))
+    return {**leaves, **{path: np.asarray(leaf) for path, leaf in learnt.items()}}, origin
+
+
+def _published_name(origin: Origin) -> str:
+    """Where in a directory the file stood; a safetensors file where there is no PyTorch."""
+    name = f"ckpt/{origin.source}" if origin.files else origin.source
+    return name if has_torch() else str(Path(name).with_suffix(".safetensors"))
+
+
+if __name__ == "__main__":
+    cli.launch(main)
