@@ -1,5 +1,6 @@
 """`launch/local.sh` and `launch/again.sh`, with small scripts in the place of the trainer."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,13 +40,17 @@ def start(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
+            # A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         processes.append(process)
         return process
 
     yield launch
     for process in processes:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
