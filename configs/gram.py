@@ -30,6 +30,7 @@ Variants:
   (default)  2,048 rendered training clips, 256 held-out ones; everything is made here.
   files      your own clips: --config configs/gram.py:files --config.data.root DIR
   smoke      the default at its smallest, for tests: a minute.
+  matching   the default with the matching loss and its second stage.
   msrvtt, didemo, activitynet, vatex, audiocaps, vggsound, vast27m, gram_json
              a published set that you hold (datasets/README.md), with the small model of `files`, or,
              as in published-msrvtt, with the published one:
@@ -43,15 +44,14 @@ Variants:
              40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
              (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
              code.
-             What it does today: builds, plans (`python -m weavejax.plan`), trains from random
-             weights or published ones (`weavejax.convert`, then --config.init.weights=DIR: the
-             published run goes on from VAST's, without which this schedule is too short). What it
-             does not yet: the matching loss and its reranker. The parameters only those use (the
-             cross-attentions, the matching path) and the image tower's output projection are held,
-             get no gradient and no decay, and stay as they are.
+             The published run goes on from VAST's weights, without which this schedule is too short:
+             `weavejax.convert`, then --config.init.weights=DIR. A tenth of the matching loss on
+             video and audio; evaluation reranks the nearest 50. LoRA: --config.lora.rank=8.
              It needs accelerators: 15 GB of parameters and optimiser state, spread over the mesh.
              Beyond 128 chips set replica too, as in --config.runtime.mesh.replica=2: the width of
              the image tower divides over 128 devices, not over 256.
+  scale      `published` with batches of 16,384 for 256 chips, clips going round in a ring, gradients
+             in full; learning rate and clipping are ours and have not been tried.
 """
 
 from ml_collections import ConfigDict
@@ -82,14 +82,19 @@ def get_config(variant: str = "") -> ConfigDict:
         _files(config)
     elif variant == "smoke":
         _smoke(config)
+    elif variant == "matching":
+        _matching(config)
     elif variant == "published":
         _published(config)
+    elif variant == "scale":
+        _published(config)
+        _scale(config)
     elif data in SETS and architecture in ("", "published"):
         _files(config) if not architecture else _published(config)
         _set(config, data)
     elif variant:
-        known = f"files, published, smoke, {', '.join(SETS)} and published-<one of these>"
-        raise ValueError(f"no variant {variant!r}; there are {known}")
+        known = f"files, matching, published, scale, smoke, {', '.join(SETS)}"
+        raise ValueError(f"no variant {variant!r}; there are {known} and published-<one of these>")
     return config
 
 
@@ -136,9 +141,19 @@ def _world() -> ConfigDict:
     )
     _model(config)
     _loss(config)
+    # Low-rank adapters (`weavejax.systems.lora`): rank, 0 = train everything; on which kernels; and
+    # what is trained in full beside them.
+    config.lora = ConfigDict(
+        {
+            "rank": 0,
+            "alpha": 16.0,
+            "on": r"attention/(query|value)/kernel$",
+            "train": r"^(head|fusion|match|score)/|^temperature$|^bias$",
+        }
+    )
     # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
     # that these need not fit: such ones start at random, or are left out.
-    config.init = ConfigDict({"weights": "", "partial": ()})
+    config.init = ConfigDict({"weights": "", "partial": ("^lora/",)})
     _optimisation(config)
     _running(config)
     return config
@@ -293,6 +308,23 @@ def _smoke(config: ConfigDict) -> None:
     for tower in ("vision", "audio", "text"):
         config.model[tower].update({"width": 32, "layers": 1, "mlp": 64})
     config.model.audio.patch_width = 32
+
+
+def _matching(config: ConfigDict) -> None:
+    """The world with the matching loss and its second stage."""
+    config.model.fusion = True
+    config.model.text.update({"cross_attention": True, "cond_width": 96})
+    config.loss.update({"matching": 0.1, "candidates": 50})
+
+
+def _scale(config: ConfigDict) -> None:
+    """A large batch for 256 chips, on VAST-27M or what you hold of it."""
+    config.batch = 16_384
+    config.steps = 1_648  # 27 million clips once
+    config.loss.gradient = "full"
+    config.optim.update({"lr": 4e-4, "clip": 1.0})
+    config.runtime.mesh.update({"replica": 2, "data": 128})
+    config.runtime.update({"evaluate_batch": 1024, "save_every": 50})
 
 
 def _published(config: ConfigDict) -> None:

@@ -81,6 +81,7 @@ def tiny_gram(**changes: Any) -> ConfigDict:
             "average": 0.0,
         },
         "init": {"weights": "", "partial": ()},
+        "lora": {"rank": 0, "alpha": 16.0, "on": "query/kernel$", "train": "^head/"},
         "guard": {"window": 16, "warmup": 8, "sigmas": 6.0, "limit": 3},
     }
     return ConfigDict(config | changes)

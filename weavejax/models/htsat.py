@@ -249,8 +249,8 @@ class ChannelAffine(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """The same shape, in float32."""
         row = (1,) * (x.ndim - 1) + (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
         return x.astype(jnp.float32) * scale.reshape(row) + bias.reshape(row)
 
 

@@ -161,7 +161,7 @@ class SpectrogramTransformer(nn.Module):
         x = x + PositionConv(c, name="position_conv")(x)
         x = LayerNorm(EPSILON, dtype, name="norm")(x)
         x = nn.Dropout(c.dropout)(x, deterministic=deterministic)
-        table = self.param("relative_bias", trunc_normal, (c.buckets, c.heads))
+        table = self.param("relative_bias", trunc_normal, (c.buckets, c.heads)).astype(jnp.float32)
         buckets = relative_buckets(x.shape[1], c.buckets, c.max_distance)
         return run_blocks(
             Block,
@@ -185,9 +185,9 @@ class PositionConv(nn.Module):
         c = self.config
         std = math.sqrt(4 * (1 - c.dropout) / (c.pos_kernel * c.width))
         shape = (c.pos_kernel, c.width // c.pos_groups, c.width)
-        direction = self.param("kernel", nn.initializers.normal(std), shape)
+        direction = self.param("kernel", nn.initializers.normal(std), shape).astype(jnp.float32)
         length = jnp.sqrt(jnp.square(direction).sum((1, 2), keepdims=True))
-        scale = self.param("scale", lambda _: length.reshape(-1))
+        scale = self.param("scale", lambda _: length.reshape(-1)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (c.width,))
         kernel = direction / length * scale.reshape(-1, 1, 1)
         left = c.pos_kernel // 2
@@ -251,7 +251,7 @@ class Gate(nn.Module):
     @nn.compact
     def __call__(self, q: jax.Array) -> jax.Array:
         units = nn.Dense(GATE_WIDTH, dtype=self.dtype, kernel_init=trunc_normal, name="units")
-        scale = self.param("scale", nn.initializers.ones, (q.shape[2],))
+        scale = self.param("scale", nn.initializers.ones, (q.shape[2],)).astype(jnp.float32)
         summed = units(q).astype(jnp.float32).reshape(*q.shape[:3], 2, GATE_WIDTH // 2).sum(-1)
         update, reset = jnp.moveaxis(jax.nn.sigmoid(summed), -1, 0)
         factor = update * (reset * scale.reshape(1, 1, -1) - 1.0) + 2.0

@@ -91,8 +91,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,))
-        bias = self.param("bias", nn.initializers.zeros, (width,))
+        # Frozen parameters are kept in bfloat16.
+        scale = self.param("scale", nn.initializers.ones, (width,)).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(jnp.float32)
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)

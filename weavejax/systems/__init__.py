@@ -6,6 +6,7 @@ from typing import Any
 from weavejax.errors import UserError
 from weavejax.systems import gram
 from weavejax.systems.base import System
+from weavejax.systems.lora import adapt
 
 SYSTEMS: dict[str, Callable[[Any], System]] = {"gram": gram.build}
 
@@ -14,4 +15,4 @@ def build(config: Any) -> System:
     """The system that `config.system` names, built for `config`."""
     if config.system not in SYSTEMS:
         raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
-    return SYSTEMS[config.system](config)
+    return adapt(SYSTEMS[config.system](config), config.lora)

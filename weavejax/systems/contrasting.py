@@ -102,7 +102,9 @@ def contrastive_loss(
         total = total + losses / jnp.maximum(found.pairs, 1.0) / len(views)
         count = count + found.pairs / len(views)
     assert first is not None
-    scale, bias = params["temperature"], params.get("bias", jnp.zeros(()))
+    scale, bias = (
+        params.get(name, jnp.zeros(())).astype(jnp.float32) for name in ("temperature", "bias")
+    )
     metrics |= {
         "temperature": (scale, jnp.ones(())),
         "batch R@1": (100.0 * first.hit.sum().astype(jnp.float32), first.pairs),
@@ -125,12 +127,13 @@ class _Run:
     ) -> None:
         self.config, self.view, self.key = config, view, key
         self.vectors, self.modalities = vectors, towers.clip_modalities
-        temperature = params["temperature"]
-        if not config.learn_temperature:
-            temperature = jax.lax.stop_gradient(temperature)
-        self.scalars = {"temperature": temperature, **params.get("score", {})}
+        scalars = {"temperature": params["temperature"], **params.get("score", {})}
         if "bias" in params:
-            self.scalars["bias"] = params["bias"]
+            scalars["bias"] = params["bias"]
+        # Frozen parameters are kept in bfloat16; logits are float32.
+        self.scalars = {name: x.astype(jnp.float32) for name, x in scalars.items()}
+        if not config.learn_temperature:
+            self.scalars["temperature"] = jax.lax.stop_gradient(self.scalars["temperature"])
 
     def __call__(self, name: str, *, draw: bool) -> Contrast:
         config, view, score = self.config, self.view, SCORES[name]
