@@ -201,6 +201,7 @@ def _model(config: ConfigDict) -> None:
                 "mlp": 288,
                 "dropout": 0.0,
                 "cross_attention": False,
+                "cond_width": 96,  # of the tokens it attends to
             },
         }
     )
@@ -313,7 +314,7 @@ def _smoke(config: ConfigDict) -> None:
 def _matching(config: ConfigDict) -> None:
     """The world with the matching loss and its second stage."""
     config.model.fusion = True
-    config.model.text.update({"cross_attention": True, "cond_width": 96})
+    config.model.text.cross_attention = True
     config.loss.update({"matching": 0.1, "candidates": 50})
 
 

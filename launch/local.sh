@@ -49,8 +49,9 @@ while ((${#alive[@]})); do
   ((status != 0 && status != 75)) || status=$code
   [[ -z $timer ]] || continue
   echo "local.sh: process $number ended with status $code" >&2
-  # The others cannot go on without it. One may be frozen, and then heeds nothing but KILL.
-  ((code == 75 || ${#alive[@]} == 0)) || kill -TERM "${alive[@]}" 2>/dev/null
+  # The others cannot go on without it, but those told to stop already are left to finish doing so:
+  # a second signal would cut that short. One may be frozen, and then heeds nothing but KILL.
+  [[ $code == 75 || -n $stopping || ${#alive[@]} == 0 ]] || kill -TERM "${alive[@]}" 2>/dev/null
   (sleep "$GRACE"; kill -KILL -- "${alive[@]/#/-}") 2>/dev/null &
   timer=$!
 done

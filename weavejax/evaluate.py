@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
         trained.system, trained.config, data, trained.placed, trained.mesh
     )
     reports, _ = evaluate(trained.params)
-    facts = {"step": trained.step, "seed": trained.config.seed, "data": data.describe()}
+    about = {"data": data.describe(), **assemble.gallery_facts(data.test)}
+    facts = {"step": trained.step, "seed": trained.config.seed, **about}
     workdir.mkdir(parents=True, exist_ok=True)
     results.write_results(workdir, reports, headline=trained.system.headline, facts=facts)
     print(results.markdown(reports))

@@ -146,6 +146,7 @@ def main(argv: Sequence[str]) -> None:
         best = f"step {checkpoints.best_step()}"
         about = {"config": arguments.config_name, "data": data.describe(), "best checkpoint": best}
         facts = {"seed": config.seed, "step": int(state.step), **about}
+        facts |= assemble.gallery_facts(data.test)
         results.write_results(workdir, reports, headline=system.headline, facts=facts)
         print(results.markdown(reports))
     events.add("stop", 0.0, step=int(state.step), status=0 if reports else stop.status)

@@ -128,7 +128,7 @@ def test_a_checkpoint_restores_with_its_config(trained):
         (["--config.data.source=files", "--config.data.root=/no/such"], "/no/such"),
         (["--config.data.dataset=datasets/absent"], "datasets/absent"),
         (["--config.runtime.mesh.data=3"], "does not fit 1 cpu device"),
-        (["--config.loss.score=volum"], "'volum' is none of cosine"),
+        (["--config.loss.score=volum"], "'volum' is none of blended_volume"),
         (["--config.batch=4096"], "do not fill a batch of 4096; give --config.batch=24"),
         (["--config.model.text.vocab=8"], "set --config.model.text.vocab"),
         (

@@ -11,6 +11,13 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).parents[2] / "launch"
+# A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
+INTERRUPTIBLE = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execvp(sys.argv[1], sys.argv[1:])",
+)
 PREAMBLE = """
 import os, pathlib, signal, sys, time
 number = int(os.environ["WEAVEJAX_PROCESS"])
@@ -35,14 +42,12 @@ def start(tmp_path):
         )
         python.chmod(0o755)
         process = subprocess.Popen(
-            ["bash", str(LAUNCH / "local.sh"), str(count), *flags],
+            [*INTERRUPTIBLE, "bash", str(LAUNCH / "local.sh"), str(count), *flags],
             env={**os.environ, "VENV": str(tmp_path), "ROOM": str(tmp_path), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         processes.append(process)
         return process

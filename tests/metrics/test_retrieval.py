@@ -13,7 +13,7 @@ def looked_up(matrix, top=0, block=2048):
     table = jnp.asarray(matrix)
     numbers = np.arange(len(matrix))
     return search(
-        lambda a, c: table[a[:, None], c[None, :]], numbers, numbers, top=top, block=block
+        lambda a, c, _: table[a[:, None], c[None, :]], numbers, numbers, top=top, block=block
     )
 
 
@@ -55,7 +55,7 @@ def test_a_score_is_searched_as_its_matrix_says():
     clip = np.float32(clip / np.linalg.norm(clip, axis=-1, keepdims=True))
     present = np.ones((50, 2), bool)
     score = SCORES["volume"]
-    found, _ = search(lambda a, c: score(a, *c), anchor, (clip, present), top=5, block=16)
+    found, _ = search(lambda a, c, _: score(a, *c), anchor, (clip, present), top=5, block=16)
     matrix = np.asarray(score(jnp.asarray(anchor), jnp.asarray(clip), jnp.asarray(present)))
     np.testing.assert_array_equal(found.best[:, 0], matrix.argmax(1))
     np.testing.assert_array_equal(found.rank, (matrix >= np.diagonal(matrix)[:, None]).sum(1))

@@ -77,7 +77,7 @@ def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple
         for name, value in score.learned.items()
     }
     anchors = vectors[ANCHOR][gallery.rows]
-    return search(lambda a, c: score.compare(a, c, learned), anchors, prepared, top=top)
+    return search(score.compare, anchors, prepared, learned, top=top)
 
 
 def _clips(score: Score, vectors: Arrays, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Retrieval between anchors and clips by a score, in blocks: ranks, candidates, recalls."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,9 +30,10 @@ class Found(NamedTuple):
 
 
 def search(
-    compare: Callable[[jax.Array, Arrays], jax.Array],
+    compare: Callable[[jax.Array, Arrays, Any], jax.Array],
     anchors: np.ndarray,
     clips: Arrays,
+    learned: Any = None,
     *,
     top: int = 0,
     block: int = BLOCK,
@@ -42,9 +44,11 @@ def search(
     what is found.
 
     Args:
-      compare: (anchors [A, …], clips with leading [B]) → scores [A, B], higher is better.
+      compare: (anchors [A, …], clips with leading [B], learned) → scores [A, B], higher is better. The
+        same function is compiled once for all searches.
       anchors: [N, …]; anchor i belongs to clip i.
       clips: pytree with leading N.
+      learned: handed on to `compare`.
       top: nearest items to keep; fewer where the gallery is smaller.
       block: anchors and clips scored at a time.
 
@@ -55,17 +59,11 @@ def search(
         raise ValueError("there is nothing to search")
     count, top = len(anchors), min(top, len(anchors))
     starts = range(0, count, block)
-
-    @jax.jit
-    def run(anchors: jax.Array, clips: Arrays) -> tuple[jax.Array, list[tuple[Any, Any]]]:
-        scores = compare(anchors, clips)
-        # Of equal scores top_k takes the first: the same items however the gallery is cut.
-        sides = (scores, scores.T) if top else ()
-        return scores, [jax.lax.top_k(side, min(top, side.shape[1])) for side in sides]
+    run = _program(compare, top)
 
     def scored(rows: int, cols: int) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
         part = jax.tree.map(lambda x: jnp.asarray(x[cols : cols + block]), clips)
-        out = jax.device_get(run(jnp.asarray(anchors[rows : rows + block]), part))
+        out = jax.device_get(run(jnp.asarray(anchors[rows : rows + block]), part, learned))
         if np.isnan(out[0]).any():
             raise ValueError("a score is NaN")
         return out
@@ -90,6 +88,20 @@ def search(
         for rank, parts in zip(ranks, kept, strict=True)
     )
     return first, second
+
+
+@functools.lru_cache(maxsize=64)
+def _program(compare: Callable[..., jax.Array], top: int) -> Callable[..., Any]:
+    @jax.jit
+    def run(
+        anchors: jax.Array, clips: Arrays, learned: Any
+    ) -> tuple[jax.Array, list[tuple[Any, Any]]]:
+        scores = compare(anchors, clips, learned)
+        # Of equal scores top_k takes the first: the same items however the gallery is cut.
+        sides = (scores, scores.T) if top else ()
+        return scores, [jax.lax.top_k(side, min(top, side.shape[1])) for side in sides]
+
+    return run
 
 
 class _Nearest:

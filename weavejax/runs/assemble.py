@@ -1,5 +1,6 @@
 """What the doors share: from a config to data, tokenizer and evaluation."""
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
@@ -52,6 +53,13 @@ class Data:
     def missing(self) -> str:
         """What was missing when the set was prepared: a table; empty where nobody counted."""
         return self.train.report.rstrip() if isinstance(self.train, TfdsSource) else ""
+
+
+def gallery_facts(source: Source) -> dict[str, Any]:
+    """What tells one evaluation gallery from another: its size, and a hash of its clips' ids."""
+    ids = sorted(source.id(number) for number in range(len(source)))
+    digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    return {"evaluation clips": len(ids), "sha256 of the evaluation clips' ids": digest}
 
 
 def example_spec(config: Any) -> ExampleSpec:
