@@ -143,11 +143,10 @@ def main(argv: Sequence[str]) -> None:
         with contextlib.suppress(Stopped):
             reports, _ = evaluate(evaluated_params(state), session.stopping)
     if reports and cluster.primary():
-        best = f"step {checkpoints.best_step()}"
-        about = {"config": arguments.config_name, "data": data.describe(), "best checkpoint": best}
-        facts = {"seed": config.seed, "step": int(state.step), **about}
-        facts |= assemble.gallery_facts(data.test)
-        results.write_results(workdir, reports, headline=system.headline, facts=facts)
+        about = {"config": arguments.config_name, "seed": config.seed, "step": int(state.step)}
+        about |= {"data": data.describe(), "best checkpoint": f"step {checkpoints.best_step()}"}
+        about |= assemble.gallery_facts(data.test)
+        results.write_results(workdir, reports, headline=system.headline, facts=about)
         print(results.markdown(reports))
     events.add("stop", 0.0, step=int(state.step), status=0 if reports else stop.status)
     events.close()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from weavejax.losses import SCORES
-from weavejax.metrics.alignment import alignment_report, candidate_pairs, find, galleries
+from weavejax.metrics.alignment import alignment_report, candidate_pairs, find, galleries, lacking
 
 
 def space(n=12, noise=0.0, seed=0):
@@ -56,8 +56,8 @@ def test_rows_without_text_or_clip_leave_the_gallery_and_a_missing_stream_only_i
 def test_tables_and_histogram_hold_what_was_measured():
     report = alignment_report(SCORES, "volume", space(noise=0.05))
     retrieval = report.tables[0]
-    assert len(retrieval.rows) == 6
-    assert retrieval.markdown().count("\n|") == 8
+    assert len(retrieval.rows) == 12  # two scores: three subsets, and three shares without a stream
+    assert retrieval.markdown().count("\n|") == 14
     groups = report.histograms["volumes"].groups
     assert len(groups["matched"]) == 12
     assert len(groups["mismatched"]) == 132
@@ -103,3 +103,17 @@ def test_what_a_score_learned_is_used():
     np.testing.assert_array_equal(
         find(SCORES["blended_volume"], learned, gallery, 3)[0].best, plain.best
     )
+
+
+def test_lost_streams_are_few_and_cost_recall():
+    rng = np.random.default_rng(0)
+    vectors = space(n=30, noise=0.25)
+    vectors["audio_mask"] = rng.random(30) < 0.8
+    worn = lacking(vectors, 0.5)
+    before, after = (np.stack([v["video_mask"], v["audio_mask"]], 1) for v in (vectors, worn))
+    assert not (after & ~before).any()
+    assert after.any(1).all()
+    assert 0.2 < (before.sum(1) - after.sum(1)).sum() / before.all(1).sum() < 0.8
+    scalars = alignment_report(SCORES, "volume", vectors).scalars
+    whole = scalars["cosine/text→video+audio/R@5"]
+    assert scalars["cosine/text→video+audio (75% of clips lack a stream)/R@5"] < whole

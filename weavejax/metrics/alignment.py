@@ -15,6 +15,7 @@ from weavejax.metrics.retrieval import CUTOFFS, Found, bootstrap, recalls, reran
 Arrays = Mapping[str, np.ndarray]
 ANCHOR = "text"
 MODALITIES = ("video", "audio", "subtitle", "depth")
+LACKING = (0.25, 0.5, 0.75)  # shares of clips that lose a stream, to see what that costs
 SHOWN = 2048  # clips whose volumes and cosines are described; a matrix of them fits anywhere
 
 
@@ -67,6 +68,20 @@ def galleries(vectors: Arrays) -> Iterator[Gallery]:
                 yield Gallery("clips with audio", subset, np.flatnonzero(heard))
 
 
+def lacking(vectors: Arrays, share: float) -> Arrays:
+    """The same vectors, but a share of the clips has lost one of its modalities, at random (seed 0).
+
+    A clip keeps at least one.
+    """
+    names = clip_modalities(vectors)
+    rng = np.random.default_rng(0)
+    present = np.stack([vectors[f"{name}_mask"] for name in names], 1)
+    hit = (rng.random(len(present)) < share) & (present.sum(1) > 1)
+    lost = np.where(present, rng.random(present.shape), -1.0).argmax(1)
+    kept = present & ~(hit[:, None] & (np.arange(len(names)) == lost[:, None]))
+    return {**vectors, **{f"{name}_mask": kept[:, n] for n, name in enumerate(names)}}
+
+
 def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple[Found, Found]:
     """Text → clip and clip → text by one score; items are numbers within `gallery.rows`."""
     clips = _clips(score, vectors, gallery)
@@ -82,11 +97,23 @@ def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple
 
 def _clips(score: Score, vectors: Arrays, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
     if score.sees == "fused":
-        fused = vectors[f"fused:{'+'.join(gallery.subset)}"][gallery.rows]
+        fused = _fused(vectors, gallery)
         return fused[:, None], np.ones((len(fused), 1), bool)
     clip = np.stack([vectors[name][gallery.rows] for name in gallery.subset], axis=1)
     present = np.stack([vectors[f"{name}_mask"][gallery.rows] for name in gallery.subset], axis=1)
     return clip, present
+
+
+def _fused(vectors: Arrays, gallery: Gallery) -> np.ndarray:
+    """Of each clip, the fused vector of what it has of the subset [N, D]."""
+    out = np.zeros_like(vectors[ANCHOR][gallery.rows])
+    present = {name: vectors[f"{name}_mask"][gallery.rows] for name in gallery.subset}
+    for size in range(1, len(gallery.subset) + 1):
+        for subset in itertools.combinations(gallery.subset, size):
+            exact = np.all([mask == (name in subset) for name, mask in present.items()], axis=0)
+            vector = vectors[f"fused:{'+'.join(subset)}"][gallery.rows]
+            out = np.where(exact[:, None], vector, out)
+    return out
 
 
 def alignment_report(
@@ -104,13 +131,17 @@ def alignment_report(
     """
     scalars: dict[str, float] = {}
     rows = []
-    for name, gallery in itertools.product(
-        dict.fromkeys((headline, "cosine")), list(galleries(vectors))
-    ):
+    compared = dict.fromkeys((headline, "cosine"))
+    for name, (seen, gallery) in itertools.product(compared, list(_galleries(vectors))):
         if len(gallery.rows) < 2:
             continue
-        second = name == headline and "match" in vectors and gallery.subset == _whole(vectors)
-        found = find(scores[name], vectors, gallery, top if second else 0)
+        second = (
+            seen is vectors
+            and name == headline
+            and "match" in vectors
+            and gallery.subset == _whole(vectors)
+        )
+        found = find(scores[name], seen, gallery, top if second else 0)
         stages = {name: (found[0].rank, found[1].rank)}
         if second:
             stages[f"{name}, then match"] = _second_stage(vectors, gallery, found)
@@ -131,6 +162,17 @@ def alignment_report(
         }
     histogram = Histogram("Volumes of matched and mismatched clips", "volume", volumes)
     return Report(scalars, (*tables, volume_table, cosine_table), {"volumes": histogram})
+
+
+def _galleries(vectors: Arrays) -> Iterator[tuple[Arrays, Gallery]]:
+    """All galleries, and the whole clips again with streams lost; with the vectors they are of."""
+    for gallery in galleries(vectors):
+        yield vectors, gallery
+    if len(clip_modalities(vectors)) > 1:
+        for share in LACKING:
+            worn = lacking(vectors, share)
+            whole = next(galleries(worn))
+            yield worn, whole._replace(name=f"{share:.0%} of clips lack a stream")
 
 
 def _whole(vectors: Arrays) -> tuple[str, ...]:
