@@ -1,7 +1,9 @@
-"""GRAM by score: every score of `weavejax.losses.SCORES` alone, other objectives, views and anchors; three
-seeds each, all with the matching loss and its second stage, from one initialisation a seed.
+r"""GRAM by score: every score of `weavejax.losses.SCORES` alone, other objectives, views and anchors.
 
-Command:   python -m weavejax.train --config configs/gram.py:matching --sweep configs/sweeps/gram_scores.py
+Three seeds each, all with the matching loss and its second stage, from one initialisation a seed.
+
+Command:   python -m weavejax.train --config configs/gram.py:matching \
+             --sweep configs/sweeps/gram_scores.py
            python -m weavejax.evaluate --compare runs/gram_scores
            (a SLURM job array: --array=0-71 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware:  2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once

@@ -10,7 +10,6 @@ their columns, and in the backward pass with their gradients. The ring holds one
 time, the gather has fewer, larger messages. Both give the same but for the order of sums.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +17,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import PartitionSpec
 
+from weavejax.losses.blocks import (
+    Place,
+    find_place,
+    gather,
+    global_numbers,
+    hand_on,
+    merge_views,
+    spread,
+    sweep_blocks,
+)
 from weavejax.losses.score import Score
 from weavejax.losses.tiles import (
     Stats,
@@ -30,9 +38,7 @@ from weavejax.losses.tiles import (
     no_stats,
     tile_stats,
 )
-from weavejax.ops.placement import BATCH_AXES
 
-GATHERED_BYTES = 2**26  # of clips on every device, beyond which "auto" takes the ring
 Tile = Callable[[Array, list[Array], list[Array], dict[str, Array]], Array]
 Scalars = dict[str, Array]
 
@@ -80,15 +86,6 @@ class Contrast(NamedTuple):
     hard_anchor: Array
 
 
-class _Place(NamedTuple):
-    """Where the batch lies: mesh axes, how many shards, and which exchange."""
-
-    mesh: Any
-    axes: tuple[str, ...]
-    ways: int
-    ring: bool
-
-
 class _Side(NamedTuple):
     """What moves of the clips: what the score prepared, who takes part, and their numbers."""
 
@@ -132,12 +129,11 @@ def contrast(
         sim = score.compare(anchor_ad, clips, scalars)
         return sim / scalars["temperature"] + scalars.get("bias", jnp.zeros(()))
 
-    place = _place(plan, leaves, len(anchor))
+    place = find_place(plan.exchange, leaves, len(anchor))
     noise = jax.random.key_data(key)
     side = (others, paired, noise)
     total, rows, cols = _streamed(plan, place, tile, anchor, floats, scalars, *side)
-    numbers = jnp.arange(len(anchor), dtype=jnp.int32)
-    hard_clip = hard_anchor = numbers
+    hard_clip = hard_anchor = jnp.arange(len(anchor), dtype=jnp.int32)
     if plan.rivals:
         first, second = jax.random.split(jax.random.fold_in(key, 1))
         hard_clip = draw_rivals(rows, paired, plan.rivals, first)
@@ -147,20 +143,9 @@ def contrast(
     return Contrast(total, count, rows.own, hit, hard_clip, hard_anchor)
 
 
-def _place(plan: Plan, leaves: list[Array], size: int) -> _Place:
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.shape)
-    ways = math.prod(mesh.shape[axis] for axis in axes)
-    if ways == 1 or size % ways:
-        return _Place(None, (), 1, False)
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    ring = plan.exchange == "ring" or (plan.exchange == "auto" and held > GATHERED_BYTES)
-    return _Place(mesh, axes, ways, ring)
-
-
 def _streamed(
     plan: Plan,
-    place: _Place,
+    place: Place,
     tile: Tile,
     anchor: Array,
     floats: list[Array],
@@ -170,7 +155,7 @@ def _streamed(
     noise: Array,
 ) -> tuple[Array, Stats, Stats]:
     """The sum of the losses, and the statistics of rows and columns, which carry no derivative."""
-    shared = partial(_shared, place)
+    shared = partial(spread, place)
 
     def value(*args: Any) -> tuple[Array, Stats, Stats]:
         anchor, floats, scalars, others, paired, noise = args
@@ -205,23 +190,9 @@ def _total(plan: Plan, rows: Stats, cols: Stats, paired: Array) -> Array:
     return jnp.where(paired, 0.5 * each, 0.0).sum()
 
 
-def _shared(place: _Place, local: Callable[..., Any], inputs: str, outputs: str) -> Any:
-    """`local` on every device: arguments marked b are split along the batch, the others whole."""
-    if place.mesh is None:
-        return local
-    specs = {"b": PartitionSpec(place.axes), ".": PartitionSpec()}
-    return jax.shard_map(
-        local,
-        mesh=place.mesh,
-        in_specs=tuple(specs[mark] for mark in inputs),
-        out_specs=tuple(specs[mark] for mark in outputs),
-        check_vma=False,
-    )
-
-
 def _forward(
     plan: Plan,
-    place: _Place,
+    place: Place,
     tile: Tile,
     anchor: Array,
     floats: list[Array],
@@ -244,10 +215,10 @@ def _forward(
         seen_by = tile_stats(logits.T, both.T, same.T, index, noise_qc=across)
         return (), merge(rows, seen), merge(cols, seen_by)
 
-    index = _numbers(place, len(anchor))
+    index = global_numbers(place, len(anchor))
     mine, side = (anchor, paired, index), _Side(floats, others, paired, index)
     rows = cols = no_stats(len(anchor), index)
-    sweep = partial(_sweep, plan.block, block)
+    sweep = partial(sweep_blocks, plan.block, block)
     if place.ways == 1:
         _, rows, cols = sweep((), mine, rows, side, cols)
     elif place.ring:
@@ -255,20 +226,20 @@ def _forward(
         def step(carry: Any, _: None) -> tuple[Any, None]:
             rows, side, cols = carry
             _, rows, cols = sweep((), mine, rows, side, cols)
-            return (rows, *_hand_on(place, (side, cols))), None
+            return (rows, *hand_on(place, (side, cols))), None
 
         (rows, _, cols), _ = lax.scan(step, (rows, side, cols), None, length=place.ways)
     else:
-        everyone = _gather(place, side)
+        everyone = gather(place, side)
         cols = no_stats(len(everyone.number), everyone.number)
         _, rows, cols = sweep((), mine, rows, everyone, cols)
-        cols = _merge_views(place, cols, len(anchor))
+        cols = merge_views(place, cols, len(anchor))
     return rows, cols
 
 
 def _backward(
     plan: Plan,
-    place: _Place,
+    place: Place,
     tile: Tile,
     anchor: Array,
     floats: list[Array],
@@ -308,10 +279,10 @@ def _backward(
             a, c, s = pull(ahead + across)
         return jax.tree.map(jnp.add, (scalar_bar, anchor_bar, bars), (s, a, c))
 
-    index = _numbers(place, len(anchor))
+    index = global_numbers(place, len(anchor))
     mine, side = (anchor, paired, index, row_mass), _Side(floats, others, paired, index)
     nothing = jax.tree.map(jnp.zeros_like, (scalars, anchor, floats))
-    sweep = partial(_sweep, plan.block, block)
+    sweep = partial(sweep_blocks, plan.block, block)
     if place.ways == 1:
         scalar_bar, anchor_bar, bars = sweep(*_ordered(nothing, mine, (side, col_mass)))
         return anchor_bar, bars, scalar_bar
@@ -320,13 +291,13 @@ def _backward(
         def step(carry: Any, _: None) -> tuple[Any, None]:
             so_far, theirs = carry
             scalar_bar, anchor_bar, bars = sweep(*_ordered(so_far, mine, theirs))
-            bars, theirs = _hand_on(place, (bars, theirs))
+            bars, theirs = hand_on(place, (bars, theirs))
             return ((scalar_bar, anchor_bar, bars), theirs), None
 
         start = (nothing, (side, col_mass))
         ((scalar_bar, anchor_bar, bars), _), _ = lax.scan(step, start, None, length=place.ways)
     else:
-        everyone = _gather(place, (side, col_mass))
+        everyone = gather(place, (side, col_mass))
         so_far = (*nothing[:2], jax.tree.map(jnp.zeros_like, everyone[0].floats))
         scalar_bar, anchor_bar, bars = sweep(*_ordered(so_far, mine, everyone))
         bars = [lax.psum_scatter(x, place.axes, scatter_dimension=0, tiled=True) for x in bars]
@@ -342,74 +313,3 @@ def _ordered(so_far: Any, mine: Any, theirs: Any) -> tuple[Any, ...]:
 def _pairs(usable: Array, index: Array, side: _Side) -> tuple[Array, Array]:
     """Which pairs of a block take part, and which are an anchor and its own clip: bool [A, C]."""
     return usable[:, None] & side.usable[None, :], index[:, None] == side.number[None, :]
-
-
-def _sweep(size: int, block: Callable[..., Any], common: Any, *sides: Any) -> tuple[Any, Any, Any]:
-    """Runs over all pairs of blocks of rows and columns.
-
-    Args:
-      size: of a block.
-      block: (common, row inputs, row results, column inputs, column results), all but `common` of
-        one block → (common, row results, column results).
-      common: what every pair of blocks changes.
-      sides: row inputs, row results, column inputs, column results: pytrees with a leading dimension.
-        They are filled up with zeros (False: not usable) to whole blocks.
-    """
-    rows_in, rows_out, cols_in, cols_out = sides
-    numbers = [len(jax.tree.leaves(side)[0]) for side in (rows_out, cols_out)]
-    lengths = [min(size, number) for number in numbers]
-    rows = _blocks((rows_in, rows_out), lengths[0])
-    cols = _blocks((cols_in, cols_out), lengths[1])
-
-    def row(carry: Any, xs: Any) -> tuple[Any, Any]:
-        common, cols_out = carry
-        row_in, row_out = xs
-
-        def column(carry: Any, xs: Any) -> tuple[Any, Any]:
-            common, row_out = carry
-            common, row_out, col_out = block(common, row_in, row_out, *xs)
-            return (common, row_out), col_out
-
-        (common, row_out), cols_out = lax.scan(column, (common, row_out), (cols[0], cols_out))
-        return (common, cols_out), row_out
-
-    (common, cols_out), rows_out = lax.scan(row, (common, cols[1]), rows)
-    return common, _whole(rows_out, numbers[0]), _whole(cols_out, numbers[1])
-
-
-def _blocks(side: Any, length: int) -> Any:
-    def cut(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, -len(x) % length)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(-1, length, *x.shape[1:])
-
-    return jax.tree.map(cut, side)
-
-
-def _whole(side: Any, number: int) -> Any:
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:number], side)
-
-
-def _numbers(place: _Place, size: int) -> Array:
-    """Global numbers of this device's pairs, int32 [size]."""
-    start = lax.axis_index(place.axes) * size if place.axes else 0
-    return jnp.arange(size, dtype=jnp.int32) + start
-
-
-def _gather(place: _Place, shard: Any) -> Any:
-    return jax.tree.map(lambda x: lax.all_gather(x, place.axes, tiled=True), shard)
-
-
-def _hand_on(place: _Place, shard: Any) -> Any:
-    circle = [(n, (n + 1) % place.ways) for n in range(place.ways)]
-    return jax.tree.map(lambda x: lax.ppermute(x, place.axes, circle), shard)
-
-
-def _merge_views(place: _Place, cols: Stats, size: int) -> Stats:
-    """Of statistics of all columns over one device's rows: of its own columns over all rows."""
-
-    def exchanged(x: Array) -> Array:
-        return lax.all_to_all(x.reshape(place.ways, size), place.axes, 0, 0)
-
-    views = jax.tree.map(exchanged, cols)
-    first, rest = jax.tree.map(lambda x: x[0], views), jax.tree.map(lambda x: x[1:], views)
-    return lax.scan(lambda so_far, view: (merge(so_far, view), None), first, rest)[0]
