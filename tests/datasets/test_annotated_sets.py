@@ -361,5 +361,7 @@ def test_each_set_is_one_variant_of_the_config(name: str, root: Callable[[str], 
         assert {"train", "test"} <= set(builder._read())
         longest = max(config.inputs.text_length, config.inputs.subtitle_length)
         assert longest <= config.model.text.positions
-    with pytest.raises(UserError, match="no variant 'small-msrvtt'; there are files, published"):
+    with pytest.raises(
+        UserError, match="no variant 'small-msrvtt'; there are files, matching, published"
+    ):
         cli.load(f"{DATASETS.parent}/configs/gram.py:small-msrvtt")

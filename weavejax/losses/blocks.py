@@ -110,10 +110,12 @@ def global_numbers(place: Place, size: int) -> Array:
 
 
 def gather(place: Place, shard: Any) -> Any:
+    """Every device's shard, one after the other, on every device."""
     return jax.tree.map(lambda x: lax.all_gather(x, place.axes, tiled=True), shard)
 
 
 def hand_on(place: Place, shard: Any) -> Any:
+    """The shard to the next device, and that of the one before in its place."""
     circle = [(n, (n + 1) % place.ways) for n in range(place.ways)]
     return jax.tree.map(lambda x: lax.ppermute(x, place.axes, circle), shard)
 
