@@ -3,9 +3,10 @@
 Command:   python -m weavejax.train --config configs/gram.py
 Hardware:  2 CPU cores, 6 GB (3.1 GB used)
 Time:      7 min 4 s from nothing on 2 cores of an AMD EPYC: 2 min 20 s rendering, 4 min 5 s training
-Result:    text → video+audio R@1 92.6 % on 256 held-out rendered clips (chance 0.4 %), the reverse
-           93.4 %; seeds 1 and 2 give 93.0 (93.8) and 93.0 (91.8). Figures on a rendered world stand
-           for no published benchmark.
+           (before the loss was scored in blocks; not timed on a quiet machine since)
+Result:    text → video+audio R@1 93.0 % on 256 held-out rendered clips (chance 0.4 %), the reverse
+           94.5 %; an earlier version gave 92.6 (93.4), and with seeds 1 and 2 93.0 (93.8) and 93.0
+           (91.8). Figures on a rendered world stand for no published benchmark.
 
 What helps from random weights (an earlier version of the train step; seed 0, 200 steps, same data
 and order; R@1 by the trained score, text → video+audio / reverse; add the flags to the command, each
