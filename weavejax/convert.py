@@ -6,19 +6,24 @@
   python -m weavejax.train --config configs/gram.py:published --config.init.weights=weights/gram
 
 Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
-ckpt/), EVA-CLIP's and timm's image towers, BEATs, and transformers' BERT. Says of every key what
-became of it; a key that nothing knows, a missing one and one of another shape stop it, all named at
-once. Writes params.safetensors and coverage.md. PyTorch's own files need the `torch` extra; they are
-read without running what is in them. With --back, also of a run that started from converted weights.
+ckpt/), EVA-CLIP's and timm's image towers, BEATs, and transformers' BERT, CLIP, SigLIP and CLAP (the
+last three with the config.json beside them; they are only read). Says of every key what became of it;
+a key that nothing knows, a missing one and one of another shape stop it, all named at once. Writes
+params.safetensors and coverage.md. PyTorch's own files need the `torch` extra; they are read without
+running what is in them. With --back, also of a run that started from converted weights.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from weavejax.errors import UserError
+from weavejax.models import hugging_face
 from weavejax.models.torch_names import separate_blocks
 from weavejax.runs import restore
 from weavejax.runtime import cli, tree
@@ -26,7 +31,7 @@ from weavejax.runtime.workdir import CONFIG
 from weavejax.storage import write_text
 from weavejax.weights import gram, published
 from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
-from weavejax.weights.coverage import Coverage
+from weavejax.weights.coverage import Coverage, Group
 from weavejax.weights.published import Format, convert_file, restore_file
 from weavejax.weights.safe import save_safetensors
 from weavejax.weights.sources import Source, open_source
@@ -64,41 +69,84 @@ def main(argv: Sequence[str]) -> None:
     out = Path(values["out"])
     if values["back"]:
         _back(Path(values["from"]), values["step"], out)
+        return
+    source = open_source(values["from"])
+    towers = hugging_face.detect(source.arrays)
+    if towers and not values["format"]:
+        _convert_towers(source, out, towers)
     else:
-        _convert(open_source(values["from"]), out, values["format"], values["partial"])
+        _convert(source, out, values["format"], values["partial"])
+
+
+def _convert_towers(source: Source, out: Path, name: str) -> None:
+    """The towers of a CLIP, SigLIP or CLAP model, whose sizes stand in config.json beside it."""
+    settings = source.path.parent / "config.json"
+    try:
+        config = json.loads(settings.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings}, which tells the sizes, cannot be read: {error}") from error
+    params, became = hugging_face.convert(name, source.arrays, config)
+    arrays = source.arrays
+    groups = {
+        **became.used,
+        "buffers": became.buffers,
+        "kept": became.kept,
+    }
+    counted = {n: Group(n, len(k), sum(arrays[x].size for x in k)) for n, k in groups.items() if k}
+    rest = [counted.pop(n) for n in ("buffers", "kept") if n in counted]
+    coverage = Coverage(list(counted.values()), rest, [], [], [])
+    leaves = tree.flatten(params) | {published.KEPT + key: arrays[key] for key in became.kept}
+    sizes = {t: asdict(c) for t, c in hugging_face.sizes(name, config).items() if t in params}
+    _write(source, out, name, hugging_face.FORMATS[name].about, leaves, sizes, coverage)
 
 
 def _convert(source: Source, out: Path, format_name: str, allow: str) -> None:
     name = format_name or detect(source.arrays, source.path)
     kind = FORMATS[name]
-    print(f"{source.path}: {kind.about}", flush=True)
     converted = convert_file(source.arrays, kind, allow=allow)
-    page = converted.coverage.page()
-    print(page, flush=True)
     if converted.coverage.problems:
+        print(converted.coverage.page(), flush=True)
         raise UserError(
             f"{source.path} does not fit: {_counts(converted.coverage)} (named above); "
             "--partial REGEX lets keys be missing or unknown"
         )
+    extra = (converted.spellings, converted.ties)
+    _write(
+        source, out, name, kind.about, converted.leaves, converted.sizes, converted.coverage, *extra
+    )
+
+
+def _write(
+    source: Source,
+    out: Path,
+    name: str,
+    about: str,
+    leaves: Mapping[str, np.ndarray],
+    sizes: Mapping[str, Mapping[str, Any]],
+    coverage: Coverage,
+    spellings: Mapping[str, str] = MappingProxyType({}),
+    ties: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     target = out if out.suffix == ".safetensors" else out / NAME
     if target.exists() and target.samefile(source.path):
         raise UserError(f"--out would write over {source.path}")
+    print(f"{source.path}: {about}\n{coverage.page()}", flush=True)
     origin = Origin(
         name,
         source.path.name,
         source.sha256(),
-        converted.sizes,
-        converted.spellings,
-        converted.ties,
+        dict(sizes),
+        dict(spellings),
+        dict(ties),
         source.entry,
         source.beside,
         source.metadata,
         source.files,
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_converted(target, converted.leaves, origin)
-    about = f"# {origin.source}\n\n{kind.about} ({name}), SHA-256 `{origin.sha256}`.\n\n"
-    write_text(target.parent / "coverage.md", f"{about}{page}\n\n{_sizes(origin)}\n")
+    write_converted(target, leaves, origin)
+    head = f"# {origin.source}\n\n{about} ({name}), SHA-256 `{origin.sha256}`.\n\n"
+    write_text(target.parent / "coverage.md", f"{head}{coverage.page()}\n\n{_sizes(origin)}\n")
     print(f"written to {target} and coverage.md beside it")
 
 
@@ -131,6 +179,8 @@ def _sizes(origin: Origin) -> str:
 
 def _back(place: Path, step: str, out: Path) -> None:
     leaves, origin = _of_run(place, step) if (place / CONFIG).exists() else _of_file(place)
+    if origin.format in hugging_face.FORMATS:
+        raise UserError(f"{place} is of the format {origin.format!r}, which is only read")
     if origin.format not in FORMATS:
         raise UserError(f"{place} is of the unknown format {origin.format!r}")
     kind = FORMATS[origin.format]

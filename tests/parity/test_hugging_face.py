@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from recorded import Recording, needs_torch, recorded, state
 
+from weavejax import convert
 from weavejax.errors import UserError
 from weavejax.models import hugging_face
+from weavejax.runtime import tree
+from weavejax.weights.safe import open_safetensors, save_safetensors
 
 BLOCKS = {
     "hidden_size": 32,
@@ -147,3 +151,26 @@ def test_transformers_writes_such_keys_and_configs(name: str) -> None:
     published = hugging_face.sizes(name, {})
     for tower, part in hugging_face.FORMATS[name].parts.items():
         assert published[tower] == part.base
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_convert_door_takes_a_directory(name: str, tmp_path: Path) -> None:
+    tensors, config = whole(name), MODELS[name][1]
+    folder, out = tmp_path / "model", tmp_path / "converted"
+    folder.mkdir()
+    save_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    with pytest.raises(UserError, match=r"config\.json, which tells the sizes"):
+        convert.main(["--from", str(folder), "--out", str(out)])
+    (folder / "config.json").write_text(json.dumps(config))
+    convert.main(["--from", str(folder), "--out", str(out)])
+    params, coverage = hugging_face.convert(name, tensors, config)
+    stored = open_safetensors(out / "params.safetensors")
+    for path, leaf in tree.flatten(params).items():
+        np.testing.assert_array_equal(stored[path], leaf)
+    for key in coverage.kept:
+        np.testing.assert_array_equal(stored[f"published/{key}"], tensors[key])
+    assert (
+        f"{len(tensors)} of {len(tensors)} keys accounted for" in (out / "coverage.md").read_text()
+    )
+    with pytest.raises(UserError, match="only read"):
+        convert.main(["--from", str(out), "--back", "--out", str(tmp_path / "again.safetensors")])
