@@ -2,13 +2,13 @@
 
 Three seeds each, all with the matching loss and its second stage, from one initialisation a seed.
 
-Command:  python -m weavejax.train --config configs/gram.py:matching --sweep configs/sweeps/gram_scores.py
-          python -m weavejax.evaluate --compare runs/gram_scores
-          (a SLURM job array: --array=0-71 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
+Command: python -m weavejax.train --config configs/gram.py:matching --sweep configs/sweeps/gram_scores.py
+         python -m weavejax.evaluate --compare runs/gram_scores
+         (a SLURM job array: --array=0-71 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
-Time:     not run as a whole yet
-Result:   runs/gram_scores/compare.md, with intervals; the recall where clips lack a stream stands in
-          each run's results.md
+Time:    not run as a whole yet
+Result:  runs/gram_scores/compare.md, with intervals; the recall where clips lack a stream stands in
+         each run's results.md
 """
 
 ALONE = {"loss.warmup_steps": 0}
