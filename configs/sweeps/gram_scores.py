@@ -2,7 +2,7 @@
 
 Three seeds each, all with the matching loss and its second stage, from one initialisation a seed.
 
-Command: python -m weavejax.train --config configs/gram.py:matching --sweep configs/sweeps/gram_scores.py
+Command: python -m weavejax.train --config configs/gram.py --sweep configs/sweeps/gram_scores.py
          python -m weavejax.evaluate --compare runs/gram_scores
          (a SLURM job array: --array=0-71 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
@@ -11,6 +11,12 @@ Result:  runs/gram_scores/compare.md, with intervals; the recall where clips lac
          each run's results.md
 """
 
+MATCHED = {  # as `configs/gram.py:matching`
+    "model.fusion": True,
+    "model.text.cross_attention": True,
+    "loss.matching": 0.1,
+    "loss.candidates": 50,
+}
 ALONE = {"loss.warmup_steps": 0}
 RUNS = {
     "volume-after-cosine": {"loss.warmup_steps": 60},
@@ -50,4 +56,4 @@ def get_sweep():
     """(name, overrides) of every run."""
     for name, overrides in RUNS.items():
         for seed in SEEDS:
-            yield f"{name}-{seed}", {**overrides, "seed": seed}
+            yield f"{name}-{seed}", {**MATCHED, **overrides, "seed": seed}
