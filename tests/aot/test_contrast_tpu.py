@@ -44,4 +44,6 @@ def test_batch_65536_takes_less_than_a_gigabyte_of_temporaries(exchange):
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     print(f"{exchange}: {temporaries / 2**20:.0f} MiB of temporaries a device")
     assert temporaries < {"ring": 2**26, "gather": 2**30}[exchange]
-    assert ("all-gather" in compiled.as_text()) == (exchange == "gather")
+    # In the ring no device ever holds the clips of all.
+    whole_batch = f"[{BATCH},{MODALITIES},{DIM}]"
+    assert exchange == "gather" or whole_batch not in compiled.as_text()
