@@ -140,4 +140,5 @@ def test_a_run_is_written_back_in_the_published_layout(file, state, tmp_path):
     checkpoints.close()
     convert.main(["--from", str(workdir), "--back", "--out", str(tmp_path / "a.safetensors")])
     again = open_safetensors(tmp_path / "a.safetensors")
+    assert float(again["contra_temp"]) == 0.5 != float(state["contra_temp"])
     same(again, {**state, "contra_temp": np.float32(0.5)[...]})
