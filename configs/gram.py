@@ -137,6 +137,7 @@ def _world() -> ConfigDict:
             "chunk_candidates": 1,  # chunks of a clip that are decoded
             "text_length": 40,
             "subtitle_length": 0,
+            "lacking": 0.0,  # share of the training clips that lose one of their streams
             "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
         }
     )

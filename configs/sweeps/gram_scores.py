@@ -1,14 +1,14 @@
 """GRAM by score: every score of `weavejax.losses.SCORES` alone, other objectives, views and anchors.
 
-Three seeds each, all with the matching loss and its second stage, from one initialisation a seed.
+Three seeds each, all with the matching loss and its second stage, from one initialisation a seed; and
+some of them learnt from clips of which half have lost a stream.
 
 Command: python -m weavejax.train --config configs/gram.py --sweep configs/sweeps/gram_scores.py
-         python -m weavejax.evaluate --compare runs/gram_scores
-         (a SLURM job array: --array=0-71 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
+         python -m weavejax.evaluate --compare runs/gram_scores --metrics stages
+         (a SLURM job array: --array=0-89 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
 Time:    not run as a whole yet
-Result:  runs/gram_scores/compare.md, with intervals; the recall where clips lack a stream stands in
-         each run's results.md
+Result:  runs/gram_scores/compare.md, with intervals
 """
 
 MATCHED = {  # as `configs/gram.py:matching`
@@ -49,11 +49,16 @@ RUNS = {
     "ppca-imputed": {**ALONE, "loss.score": "shifted_volume", "loss.missing": "ppca"},
     "volume-unclipped": {**ALONE, "loss.score": "volume", "optim.clip": 0.0},
 }
+WORN = {
+    f"{name}-worn": {**RUNS[name], "inputs.lacking": 0.5}
+    for name in ("cosine", "volume", "shifted_volume", "mean-imputed", "ppca-imputed")
+}
+WORN["dropped-worn"] = {**WORN["shifted_volume-worn"], "loss.missing": "drop"}
 SEEDS = (0, 1, 2)
 
 
 def get_sweep():
     """(name, overrides) of every run."""
-    for name, overrides in RUNS.items():
+    for name, overrides in {**RUNS, **WORN}.items():
         for seed in SEEDS:
             yield f"{name}-{seed}", {**MATCHED, **overrides, "seed": seed}

@@ -87,6 +87,32 @@ def test_one_seed_has_no_interval_and_metrics_are_chosen_by_pattern(make, tmp_pa
     assert len(table) == 4  # run a was named twice and counts once
 
 
+def test_the_second_stage_and_worn_clips_stand_beside_the_headline(make, tmp_path, capsys):
+    """A run without them has a dash; many differing keys give way to the sweep's own names."""
+    worn = "retrieval/{}/text→video+audio (50% of clips lack a stream)/R@1"
+    second = "retrieval/{}, then match/text→video+audio/R@1"
+    changes = ("loss.warmup_steps=0", "loss.temperature=0.1")
+    for score, flags, more in (("volume", (), 4.0), ("cosine", changes, None)):
+        three_seeds(make, score, (50.0, 51.0, 52.0), *flags)
+        for seed in range(3):
+            file = tmp_path / f"runs/{score}-{seed}/results.json"
+            content = json.loads(file.read_text())
+            content["results"][worn.format(score)] = 30.0 + seed
+            if more:
+                content["results"][second.format(score)] = 60.0
+            file.write_text(json.dumps(content))
+    wanted = "headline,headline+match,headline-50%"
+    compare.run(["--compare", f"{tmp_path}/runs", "--metrics", wanted])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert table[0].startswith("| run | seeds | text→video+audio/R@1 (each by its own score) | ")
+    assert "volume, then match/text→video+audio/R@1 |" in table[0]
+    assert "(50% of clips lack a stream)/R@1 (each by its own score) |" in table[0]
+    assert table[2] == "| cosine | 3 | 51.0 ± 2.5 | – | 31.0 ± 2.5 |"
+    assert table[3] == "| volume | 3 | 51.0 ± 2.5 | 60.0 ± 0.0 | 31.0 ± 2.5 |"
+    with pytest.raises(UserError, match=r"no metric 'headline-10%'"):
+        compare.run(["--compare", f"{tmp_path}/runs", "--metrics", "headline-10%"])
+
+
 def test_lower_is_better_for_ranks(make, tmp_path):
     three_seeds(make, "volume", (1.0, 1.1, 1.2))
     three_seeds(make, "cosine", (8.0, 8.1, 8.2))

@@ -26,6 +26,7 @@ SMOKE = (
     "--config.runtime.log_every=1",
     "--config.runtime.evaluate_batch=16",
 )
+TRAIN = (str(HERE / "faulty.py"),)
 DEVICES = 4  # of a job, whatever its number of processes
 PATIENCE = 240
 
@@ -41,12 +42,13 @@ class Job:
     Args:
       processes: how many.
       folder: for their logs.
-      flags: of the train door.
+      flags: of the door.
+      door: what Python runs; the train door, unless told.
       environment: added to every process's.
       each: flags by process, added to `flags`.
     """
 
-    def __init__(self, processes, folder, *flags, environment=None, each=None):
+    def __init__(self, processes, folder, *flags, door=TRAIN, environment=None, each=None):
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"process-{number}.log" for number in range(processes)]
         address = f"127.0.0.1:{free_port()}"
@@ -61,7 +63,7 @@ class Job:
                 "JAX_NUM_CPU_DEVICES": str(DEVICES // processes),
                 **(environment or {}),
             }
-            command = [sys.executable, str(HERE / "faulty.py"), *map(str, flags)]
+            command = [sys.executable, *door, *map(str, flags)]
             with open(log, "w") as file:
                 self.processes.append(
                     subprocess.Popen(

@@ -52,6 +52,8 @@ class ExampleSpec:
       subtitle_length: subtitle tokens; 0 leaves subtitles out.
       mean: subtracted from the mel filter bank; for published CLAP weights 0.
       std: half of what it is then divided by; for published CLAP weights 0.5.
+      lacking: share of the training clips that have lost one of their streams, to see what that
+        costs; always the same clips and streams.
     """
 
     frames: int = 2
@@ -69,6 +71,7 @@ class ExampleSpec:
     subtitle_length: int = 0
     mean: float = 15.41663
     std: float = 6.55582
+    lacking: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop not in ("squash", "crop_flip"):
@@ -91,6 +94,8 @@ class ExampleSpec:
                 )
         if self.text_length < 2 or self.subtitle_length in (1,) or self.subtitle_length < 0:
             raise UserError("text_length and subtitle_length must leave room for [CLS] and [SEP]")
+        if not 0.0 <= self.lacking <= 1.0:
+            raise UserError(f"lacking is {self.lacking}: it is a share, from 0 to 1")
 
 
 def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
@@ -244,6 +249,20 @@ def sample_example(
     if spec.subtitle_length:
         example |= _tokens("subtitle", subtitle, spec.subtitle_length, tokenizer)
     return example
+
+
+def lose_stream(
+    example: dict[str, np.ndarray], share: float, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The example, with probability `share` without one of its streams; it keeps at least one."""
+    streams = [
+        name for name in ("video", "audio", "subtitle") if example.get(f"{name}_mask", False)
+    ]
+    lost, which = rng.random() < share, int(rng.integers(max(len(streams), 1)))
+    if not lost or len(streams) < 2:
+        return example
+    name = streams[which]
+    return example | {name: np.zeros_like(example[name]), f"{name}_mask": np.array(False)}
 
 
 def empty_example(spec: ExampleSpec) -> dict[str, np.ndarray]:

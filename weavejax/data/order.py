@@ -37,6 +37,11 @@ def replacement(seed: int, index: int, attempt: int, n: int) -> int:
     return _digest(seed, index, attempt) % n
 
 
+def record_rng(record: int) -> np.random.Generator:
+    """The random generator of a record: the same in every run, epoch and seed."""
+    return np.random.Generator(np.random.Philox(key=_digest(record)))
+
+
 def _digest(*numbers: int) -> int:
     packed = struct.pack(f"<{len(numbers)}q", *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest(), "little")

@@ -26,8 +26,14 @@ from tokenizers import Tokenizer
 
 from weavejax.data.cache import DecodedCache
 from weavejax.data.clip import DecodeError, Source, record_name
-from weavejax.data.example import ExampleSpec, decode_clip, empty_example, sample_example
-from weavejax.data.order import example_rng, record_order, replacement
+from weavejax.data.example import (
+    ExampleSpec,
+    decode_clip,
+    empty_example,
+    lose_stream,
+    sample_example,
+)
+from weavejax.data.order import example_rng, record_order, record_rng, replacement
 from weavejax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -57,6 +63,8 @@ class ExampleLoader:
         for attempt in range(self.attempts + 1):
             try:
                 example = self._sample(tried, example_rng(self.seed, index))
+                if self.spec.lacking:
+                    example = lose_stream(example, self.spec.lacking, record_rng(tried))
             except DecodeError as error:
                 failures.append(f"{record_name(self.source, tried)} ({error})")
                 tried = replacement(self.seed, index, attempt, len(self.source))

@@ -26,9 +26,12 @@ from weavejax.runs.grouping import (
 )
 from weavejax.storage import write_text
 
+FEW = 2  # keys that differ; of more, a sweep's own names say what the runs are
 FLAGS = {
     "compare": "DIR…: runs, or folders of runs, to put into one table; writes compare.md/json/png",
-    "metrics": "of --compare, names in results.json, with * and commas; default headline,reverse",
+    "metrics": "of --compare, names in results.json, with * and commas; headline and reverse are each "
+    "run's own, headline+match its second stage, headline-50% where clips lack a stream; stages is "
+    f"all of these; default {HEADLINE},{REVERSE}",
     "across": "of --compare, data keys (data.options.train, …) that are meant to differ",
     "out": "of --compare, where to write; default the folder that holds the runs",
 }
@@ -75,11 +78,14 @@ def run(argv: Sequence[str]) -> None:
 def markdown(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence[str]) -> str:
     """The table and how to read it."""
     keys = list(groups[0].changes)
-    heads = [*(keys or ["group"]), "seeds", *(column.name for column in columns)]
+    named = len(keys) > FEW and all(group.label for group in groups)
+    heads = [*(["run"] if named else keys or ["group"]), "seeds"]
+    heads += [column.name for column in columns]
     lines = ["| " + " | ".join(heads) + " |"]
     lines.append("|" + "---|" * (len(heads) - len(columns) - 1) + "--:|" * (len(columns) + 1))
     for row, group in enumerate(groups):
-        cells = [str(group.changes[key]) for key in keys] or [group.name]
+        changes = [str(group.changes[key]) for key in keys] or [group.name]
+        cells = [group.label] if named else changes
         cells += [str(len(group.runs)), *(_cell(column, row) for column in columns)]
         lines.append("| " + " | ".join(cells) + " |")
     legend = f"Mean over seeds ± {LEVEL:.0%} interval by Student's t."
@@ -93,13 +99,15 @@ def markdown(groups: Sequence[Group], columns: Sequence[Column], warnings: Seque
 
 def _cell(column: Column, row: int) -> str:
     found = column.intervals[row]
+    if found is None:
+        return "–"
     digits = 1 if abs(found.mean) >= 1 else 3
     text = f"{found.mean:.{digits}f}" + (f" ± {found.half:.{digits}f}" if found.count > 1 else "")
     return f"**{text}**" if column.best == row else text
 
 
-def _half(found: Interval) -> float | None:
-    return found.half if found.count > 1 else None
+def _half(found: Interval | None) -> float | None:
+    return found.half if found is not None and found.count > 1 else None
 
 
 def _json(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence[str]) -> str:
@@ -113,11 +121,12 @@ def _json(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence
                 "metrics": {
                     column.name: {
                         "by seed": dict(column.values[row]),
-                        "mean": column.intervals[row].mean,
-                        "half width": _half(column.intervals[row]),
+                        "mean": None if found is None else found.mean,
+                        "half width": _half(found),
                         "stands out": column.best == row,
                     }
                     for column in columns
+                    for found in [column.intervals[row]]
                 },
             }
             for row, group in enumerate(groups)
@@ -137,11 +146,14 @@ def _draw(groups: Sequence[Group], columns: Sequence[Column], path: Path) -> Non
             values = list(column.values[row].values())
             axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5, ms=5)
             found = column.intervals[row]
-            bar = _half(found)
-            axes.errorbar(found.mean, row, xerr=bar, fmt="|", color="black", ms=14, capsize=4)
+            if found is not None:
+                bar = _half(found)
+                axes.errorbar(found.mean, row, xerr=bar, fmt="|", color="black", ms=14, capsize=4)
         axes.set_title(column.name.replace(" (", "\n("), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)
-    panels[0].set_yticks(rows, [group.name.replace(", ", "\n") for group in groups], fontsize=8)
+    many = len(groups[0].changes) > FEW
+    names = [(many and group.label) or group.name.replace(", ", "\n") for group in groups]
+    panels[0].set_yticks(rows, names, fontsize=8)
     panels[0].set_ylim(len(groups) - 0.5, -0.5)
     figure.savefig(path, dpi=120)

@@ -4,6 +4,7 @@ import fnmatch
 import glob
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ from weavejax.metrics.interval import Interval, student_interval
 from weavejax.runtime.workdir import CONFIG, FREE, read_config, read_json
 
 HEADLINE, REVERSE = "headline", "reverse"
+# What may follow them: the second stage, and the recall where a share of the clips lack a stream.
+VARIANTS = re.compile(rf"^({HEADLINE}|{REVERSE})(\+match)?(?:-(\d+%))?$")
+# Short for the forms of the headline that tell scores apart, as far as some run has them.
+STAGES = "stages"
+FORMS = [f"{way}{form}" for form in ("", "+match", "-50%") for way in (HEADLINE, REVERSE)]
 LEVEL = 0.95
 
 
@@ -38,16 +44,24 @@ class Group(NamedTuple):
         """ "loss.score=volume, loss.warmup_steps=60"."""
         return ", ".join(f"{key}={value}" for key, value in self.changes.items()) or "all runs"
 
+    @property
+    def label(self) -> str:
+        """What a sweep called its runs: their directory's name before the seed; "" without one."""
+        names = {run.path.name.removesuffix(f"-{run.config['seed']}") for run in self.runs}
+        own = names & {run.path.name for run in self.runs}
+        return "" if len(names) > 1 or own else names.pop()
+
 
 class Column(NamedTuple):
     """One metric: a seed → value mapping and an interval for each group, and which is best, if any.
 
-    `best` is None where the direction is unknown or the intervals of the best two overlap.
+    An interval is None where a group has no such metric. `best` is None where the direction is unknown
+    or the intervals of the best two overlap.
     """
 
     name: str
     values: Sequence[Mapping[int, float]]
-    intervals: Sequence[Interval]
+    intervals: Sequence[Interval | None]
     best: int | None
 
 
@@ -159,8 +173,11 @@ def choose_metrics(patterns: str, runs: Sequence[Run]) -> list[str]:
     present = [n for n in runs[0].scalars if all(n in run.scalars for run in runs)]
     out: dict[str, None] = {}
     for pattern in filter(None, patterns.split(",")):
-        special = pattern in (HEADLINE, REVERSE)
-        matching = [pattern] if special else fnmatch.filter(present, pattern)
+        if pattern == STAGES:
+            out |= dict.fromkeys(form for form in FORMS if any(_name(run, form) for run in runs))
+            continue
+        own = VARIANTS.match(pattern) and any(_name(run, pattern) for run in runs)
+        matching = [pattern] if own else fnmatch.filter(present, pattern)
         if not matching:
             some = ", ".join(present[:4])
             raise UserError(f"no metric {pattern!r} in all runs; there are {some}, …")
@@ -170,14 +187,28 @@ def choose_metrics(patterns: str, runs: Sequence[Run]) -> list[str]:
 
 def make_column(name: str, groups: Sequence[Group]) -> Column:
     """One metric over all groups."""
-    values = [{run.config["seed"]: _value(run, name) for run in group.runs} for group in groups]
-    intervals = [student_interval(list(each.values()), LEVEL) for each in values]
-    title = _title(name, [run.headline for group in groups for run in group.runs])
+    values = [
+        {run.config["seed"]: run.scalars[key] for run in group.runs if (key := _name(run, name))}
+        for group in groups
+    ]
+    intervals = [student_interval(list(each.values()), LEVEL) if each else None for each in values]
+    title = _title(name, [_name(run, name) for group in groups for run in group.runs])
     return Column(title, values, intervals, _best(intervals, _direction(title)))
 
 
-def _value(run: Run, name: str) -> float:
-    return run.scalars[{HEADLINE: run.headline, REVERSE: _reverse(run.headline)}.get(name, name)]
+def _name(run: Run, wanted: str) -> str:
+    """The run's own name of a metric; "" where it has none."""
+    found = VARIANTS.match(wanted)
+    if not found:
+        return wanted
+    way, match, share = found.groups()
+    *front, score, direction, metric = (
+        run.headline if way == HEADLINE else _reverse(run.headline)
+    ).split("/")
+    score += ", then match" if match else ""
+    direction += f" ({share} of clips lack a stream)" if share else ""
+    name = "/".join([*front, score, direction, metric])
+    return name if name in run.scalars else ""
 
 
 def _reverse(headline: str) -> str:
@@ -185,26 +216,28 @@ def _reverse(headline: str) -> str:
     return "/".join([*front, "→".join(reversed(way.split("→"))), metric])
 
 
-def _title(name: str, headlines: Sequence[str]) -> str:
+def _title(name: str, own: Sequence[str]) -> str:
     """A headline by its name; by its end where runs are judged by different scores."""
-    if name not in (HEADLINE, REVERSE):
+    found = VARIANTS.match(name)
+    if not found:
         return name
-    names = {h if name == HEADLINE else _reverse(h) for h in headlines}
+    names = {each for each in own if each}
     if len(names) == 1:
         return names.pop()
     ends = {"/".join(n.split("/")[-2:]) for n in names}
-    return f"{' or '.join(sorted(ends))} (each by its own score)"
+    second = ", second stage" if found[2] else ""
+    return f"{' or '.join(sorted(ends))} (each by its own score{second})"
 
 
 def _direction(title: str) -> int:
     """+1: higher is better, −1: lower is better, 0: neither is known."""
-    words = title.split(" (")[0].split("/")[-1]
+    words = title.split(" (each")[0].split("/")[-1]
     return 1 if words.startswith("R@") else -1 if words == "MdR" else 0
 
 
-def _best(intervals: Sequence[Interval], direction: int) -> int | None:
-    if not direction or len(intervals) < 2:
+def _best(intervals: Sequence[Interval | None], direction: int) -> int | None:
+    known = {row: found for row, found in enumerate(intervals) if found is not None}
+    if not direction or len(known) < 2:
         return None
-    order = sorted(range(len(intervals)), key=lambda i: -direction * intervals[i].mean)
-    first, second = order[:2]
-    return None if intervals[first].overlaps(intervals[second]) else first
+    first, second = sorted(known, key=lambda row: -direction * known[row].mean)[:2]
+    return None if known[first].overlaps(known[second]) else first
