@@ -33,6 +33,8 @@ class Layout(NamedTuple):
 
 AS_IT_IS = Layout(np.asarray, np.asarray)
 TRANSPOSED = Layout(np.transpose, np.transpose)
+# [out, in, k] ↔ [k, in, out]
+CONV_1D = Layout(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0))
 # [out, in, h, w] ↔ [h, w, in, out]
 CONV_2D = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 

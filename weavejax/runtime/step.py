@@ -9,6 +9,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from weavejax.ops.batch_norm import follows
 from weavejax.ops.placement import on_mesh
 from weavejax.runtime import tree
 from weavejax.runtime.guard import check_guard, fresh, judge
@@ -157,11 +158,12 @@ def evaluated_params(state: State) -> Any:
 
 
 def split(params: Any, frozen: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters by path: (trainable, frozen)."""
+    """Parameters by path: (trainable, others); the others are frozen, or running statistics."""
     leaves = tree.flatten(params)
+    kept = {path for path in leaves if frozen(path) or follows(path)}
     return (
-        {path: leaf for path, leaf in leaves.items() if not frozen(path)},
-        {path: leaf for path, leaf in leaves.items() if frozen(path)},
+        {path: leaf for path, leaf in leaves.items() if path not in kept},
+        {path: leaf for path, leaf in leaves.items() if path in kept},
     )
 
 
@@ -223,12 +225,15 @@ def make_train_step(
         state: State, batch: Mapping[str, Array], wishes: Array
     ) -> tuple[State, dict[str, Any], Told]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        trainable, frozen = split(state.params, system.frozen)
+        trainable, others = split(state.params, system.frozen)
+        running = {path: leaf for path, leaf in others.items() if not system.frozen(path)}
+        frozen = {path: leaf for path, leaf in others.items() if path not in running}
 
         def loss_of(leaves: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
             return loss_on_mesh(tree.unflatten({**leaves, **frozen}), batch, key, state.step)
 
-        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)({**trainable, **running})
+        followed = {path: leaf - grads.pop(path) for path, leaf in running.items()}
         norm = optax.tree.norm(grads)
         accepted, guard = judge(config.guard, state.guard, loss, norm)
         updates, moments = layout.optimiser.update(grads, state.optimiser, trainable)
@@ -248,7 +253,13 @@ def make_train_step(
         metrics["refused steps %"] = per_step(100.0 * (1.0 - accepted.astype(jnp.float32)))
         new = State(
             step=state.step + 1,
-            params=tree.unflatten({**_where(accepted, updated, trainable), **frozen}),
+            params=tree.unflatten(
+                {
+                    **_where(accepted, updated, trainable),
+                    **_where(accepted, followed, running),
+                    **frozen,
+                }
+            ),
             optimiser=_where(accepted, moments, state.optimiser),
             average=_where(accepted, average, state.average),
             guard=guard,
