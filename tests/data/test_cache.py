@@ -63,7 +63,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
     cache = open_cache(tmp_path)
     first = {k: np.copy(v) for k, v in cache.get(2, decoder).items()}
     rng = np.random.default_rng(0)
-    row_bytes = {"video": 3 * 8 * 8 * 3, "audio": 2 * 10 * 4 * 2, "rows": 8}
+    row_bytes = {"video": 3 * 8 * 8 * 3, "audio": 2 * 10 * 4 * 2, "rows": 12}
     for name, size in row_bytes.items():
         stride = (cache.path / name).stat().st_size // 5
         for offset in rng.choice(size, min(size, 8), replace=False):
@@ -72,8 +72,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
             content[2 * stride + offset] ^= 1 << int(rng.integers(8))
             (cache.path / name).write_bytes(content)
             assert same(open_cache(tmp_path).get(2, decoder), first)
-            if name != "rows" or offset < 4:  # bytes of padding may change unseen
-                assert decoder.calls == before + 1
+            assert decoder.calls == before + 1
 
 
 def test_a_row_moved_to_another_place_is_not_taken(tmp_path: Path) -> None:

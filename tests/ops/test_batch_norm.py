@@ -86,4 +86,3 @@ def test_statistics_follow_and_are_not_optimised(frozen):
     state, _, told = step(state, bad, no_wishes(mesh))
     assert not told.accepted
     np.testing.assert_array_equal(state.params["norm"]["running_mean"], found["running_mean"])
-

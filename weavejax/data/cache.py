@@ -19,31 +19,18 @@ import av
 import numpy as np
 import soxr
 
-from weavejax.data.example import ExampleSpec
+from weavejax.data.recipe import Recipe
 from weavejax.errors import UserError
 
-VERSION = 1  # raise when the meaning of `decode_clip`'s result changes
-DECODING = (
-    "size",
-    "crop",
-    "resize",
-    "candidates",
-    "front_end",
-    "rate",
-    "mels",
-    "audio_frames",
-    "chunk_candidates",
-)
-NORMALISING = ("mean", "std")
+VERSION = 2  # raise when the meaning of what a recipe decodes changes
 BLOCK = 2**20
-ROW = np.dtype([("crc", "<u4"), ("video", "?"), ("chunks", "<u2")], align=True)
 
 
 class DecodedCache:
-    """A memo of `decode_clip` for one source and one spec. Picklable: worker processes map it anew.
+    """A memo of `Recipe.decode` for one source. Picklable: worker processes map it anew.
 
-    Mel values are stored as float16, and `get` returns them so rounded the first time too: a run
-    is the same to the bit however full the cache was.
+    `get` returns values as rounded as they are kept the first time too: a run is the same to the bit
+    however full the cache was.
 
     Args:
       directory: parent of all caches; made when absent.
@@ -55,28 +42,24 @@ class DecodedCache:
       UserError: the disk cannot hold it; all space is taken at once, here.
     """
 
-    def __init__(
-        self, directory: str | Path, fingerprint: str, spec: ExampleSpec, rows: int
-    ) -> None:
-        decoding = {name: getattr(spec, name) for name in DECODING + NORMALISING}
+    def __init__(self, directory: str | Path, fingerprint: str, spec: Recipe, rows: int) -> None:
         about = {
             "source": fingerprint,
             "rows": rows,
-            "spec": decoding,
+            "spec": dict(spec.key),
             "version": VERSION,
             # Another decoder may give other pixels.
             "libraries": {"av": av.__version__, "soxr": soxr.__version__},
         }
         text = json.dumps(about, sort_keys=True)
         self.path = Path(directory) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._fields = dict(spec.stored)
+        # How many rows of each field there are, and a checksum that says they were all written.
+        header = np.dtype([("crc", "<u4"), *((name, "<u4") for name in self._fields)])
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "video": ((rows, spec.candidates, spec.size, spec.size, 3), np.dtype(np.uint8)),
-            "audio": (
-                (rows, spec.chunk_candidates, spec.audio_frames, spec.mels),
-                np.dtype(np.float16),
-            ),
-            "rows": ((rows,), ROW),
+            name: ((rows, *field.shape), field.dtype) for name, field in self._fields.items()
         }
+        self._shapes["rows"] = ((rows,), header)
         self._maps: dict[str, np.memmap] = {}
         self._allocate(text)
 
@@ -108,57 +91,56 @@ class DecodedCache:
             self._maps[name] = np.memmap(self.path / name, dtype, "r+", shape=shape)
         return self._maps[name]
 
-    def _row_of(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        shape, dtype = self._shapes[name]
-        return shape[1:], dtype
-
     def get(self, row: int, decode: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The decoded clip of record `row`, from the cache or else by `decode` (then stored)."""
         stored = self._read(row)
         if stored is None:
             self._write(row, decode())
-            stored = self._view(row, *self._header(row))
+            stored = self._view(row, self._counts(row))
         return stored
 
-    def _header(self, row: int) -> tuple[bool, int]:
+    def _counts(self, row: int) -> dict[str, int]:
         entry = self._map("rows")[row]
-        return bool(entry["video"]), int(entry["chunks"])
+        return {name: int(entry[name]) for name in self._fields}
 
-    def _view(self, row: int, has_video: bool, chunks: int) -> dict[str, Any]:
-        # Where there is no video the checksum does not cover its bytes: do not hand them out.
-        video = self._map("video")[row] if has_video else np.zeros(*self._row_of("video"))
-        return {
-            "video": video,
-            "video_mask": has_video,
-            "audio": self._map("audio")[row, :chunks],
-            "audio_mask": chunks > 0,
-        }
+    def _view(self, row: int, counts: dict[str, int]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, field in self._fields.items():
+            there = counts[name] > 0
+            # Where a whole array is missing the checksum does not cover its bytes: do not show them.
+            blank = not there and not field.ragged
+            found[name] = (
+                np.zeros(field.shape, field.dtype)
+                if blank
+                else self._map(name)[row, : counts[name]]
+            )
+            found[f"{name}_mask"] = there
+        return found
 
     def _read(self, row: int) -> dict[str, Any] | None:
-        stated = int(self._map("rows")[row]["crc"])
-        has_video, chunks = self._header(row)
-        if not stated or chunks > self._shapes["audio"][0][1]:
+        stated, counts = int(self._map("rows")[row]["crc"]), self._counts(row)
+        if not stated or any(counts[n] > field.shape[0] for n, field in self._fields.items()):
             return None
-        decoded = self._view(row, has_video, chunks)
-        return decoded if _checksum(row, decoded) == stated else None
+        decoded = self._view(row, counts)
+        return decoded if self._checksum(row, counts, decoded) == stated else None
 
     def _write(self, row: int, decoded: dict[str, Any]) -> None:
-        chunks = len(decoded["audio"])
+        counts = {}
+        for name in self._fields:
+            counts[name] = len(decoded[name]) if decoded[f"{name}_mask"] else 0
+            self._map(name)[row, : counts[name]] = decoded[name][: counts[name]]
         entry = self._map("rows")[row : row + 1]
-        self._map("video")[row] = decoded["video"]
-        self._map("audio")[row, :chunks] = decoded["audio"]
-        entry["video"], entry["chunks"] = decoded["video_mask"], chunks
-        entry["crc"] = _checksum(row, self._view(row, bool(decoded["video_mask"]), chunks))
+        for name, count in counts.items():
+            entry[name] = count
+        entry["crc"] = self._checksum(row, counts, self._view(row, counts))
 
-
-def _checksum(row: int, decoded: dict[str, Any]) -> int:
-    """CRC-32 over the row number, the masks and the values; never 0, which marks an empty row."""
-    header = np.array([row, decoded["video_mask"], len(decoded["audio"])], "<i8").tobytes()
-    crc = zlib.crc32(header)
-    if decoded["video_mask"]:
-        crc = zlib.crc32(np.ascontiguousarray(decoded["video"]).data, crc)
-    crc = zlib.crc32(np.ascontiguousarray(decoded["audio"]).data, crc)
-    return crc or 1
+    def _checksum(self, row: int, counts: dict[str, int], decoded: dict[str, Any]) -> int:
+        """CRC-32 over the row number, the counts and the values; never 0, which marks an empty row."""
+        crc = zlib.crc32(np.array([row, *counts.values()], "<i8").tobytes())
+        for name, count in counts.items():
+            if count:
+                crc = zlib.crc32(np.ascontiguousarray(decoded[name]).data, crc)
+        return crc or 1
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -21,6 +21,7 @@ class Clip:
       captions: any number of them; training draws one, evaluation takes the first.
       subtitle: spoken text; empty when there is none.
       controls: JSON text of `weavejax.dials.controls`; empty when there is none.
+      start: where in the media it begins, seconds; recipes that look at moments heed it.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Clip:
     captions: tuple[str, ...] = ()
     subtitle: str = ""
     controls: str = ""
+    start: float = 0.0
 
 
 class Source(Protocol):

@@ -220,7 +220,7 @@ class Media:
             raise TypeError("give either times or count")
         with _decoding():
             if count is not None:
-                duration = self._video_seconds()
+                duration = self.video_seconds()
                 times = [(i + 0.5) / count * duration for i in range(count)]
             assert times is not None
             return self._frames_at(times, size, crop, resize)
@@ -254,7 +254,7 @@ class Media:
             pictures[position] = last_picture
         return np.stack([picture for picture in pictures if picture is not None])
 
-    def _video_seconds(self) -> float:
+    def video_seconds(self) -> float:
         """Length of the video stream, read from its packets where no header states it.
 
         The container's own duration will not do: in Matroska it counts from time 0, and it is that
@@ -273,8 +273,8 @@ class Media:
         self._reopen()
         return _seconds(end - start, self._video) if start is not None and end is not None else 0.0
 
-    def audio(self, rate: int, *, limit: float = MAX_SECONDS) -> np.ndarray:
-        """Decodes the sound to mono; see `decode_audio`."""
+    def audio(self, rate: int, *, limit: float = MAX_SECONDS, stereo: bool = False) -> np.ndarray:
+        """Decodes the sound; see `decode_audio`."""
         if self._audio is None:
             raise DecodeError("no audio stream")
         with _decoding():
@@ -283,7 +283,9 @@ class Media:
             else:
                 origin = None
             self._reopen()  # frames may have been read before
-            return read_audio(self._container, self._audio, origin, rate, limit, self._allowance)
+            return read_audio(
+                self._container, self._audio, origin, rate, limit, self._allowance, stereo=stereo
+            )
 
 
 def _best(container: Any, kind: str, streams: list[Any]) -> Any:
@@ -363,7 +365,9 @@ def decode_frames(
         return opened.frames(times, count=count, size=size, crop=crop, resize=resize)
 
 
-def decode_audio(media: bytes | str | Path, rate: int, *, limit: float = MAX_SECONDS) -> np.ndarray:
+def decode_audio(
+    media: bytes | str | Path, rate: int, *, limit: float = MAX_SECONDS, stereo: bool = False
+) -> np.ndarray:
     """Decodes the best audio stream, mixed down to mono by the mean of its channels.
 
     Sample 0 is the first displayed frame of the file's video stream, or the first sample when
@@ -373,16 +377,18 @@ def decode_audio(media: bytes | str | Path, rate: int, *, limit: float = MAX_SEC
       media: the file's bytes, or its path.
       rate: sampling rate of the result in Hz.
       limit: longest sound accepted, in seconds.
+      stereo: two channels instead; see `weavejax.data.sound.mixed`.
 
     Returns:
-      float32 [S], full scale ±1 (lossy codecs may overshoot a little).
+      float32 [S], or [S, 2] in stereo, full scale ±1 (lossy codecs may overshoot a little).
 
     Raises:
       DecodeError: no audio stream, broken data, values that are not finite, or beyond the limit.
     """
     with _decoding():
-        wave = read_sound_file(media, rate, limit) if libsndfile_reads(media) else None
+        known = libsndfile_reads(media)
+        wave = read_sound_file(media, rate, limit, stereo=stereo) if known else None
         if wave is not None:
             return wave
     with Media(media) as opened:
-        return opened.audio(rate, limit=limit)
+        return opened.audio(rate, limit=limit, stereo=stereo)

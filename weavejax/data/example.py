@@ -7,6 +7,7 @@ audio encoder, its own log mel spectrogram instead.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer
 
 from weavejax.data.clip import Clip, DecodeError
 from weavejax.data.decode import Media, decode_audio
+from weavejax.data.order import record_rng
+from weavejax.data.recipe import Example, Field
 from weavejax.data.resize import FILTERS, bilinear
 from weavejax.data.text import encode
 from weavejax.errors import UserError
@@ -25,6 +28,19 @@ CROP_AREA = (0.8, 1.0)  # share of the area a random crop keeps
 # Front ends: Kaldi's filter bank, or CLAP's log mel with the scale it was trained on.
 KALDI, MEL_SCALES = "kaldi", {"clap": "slaney", "clap_fused": "htk"}
 SHORTEST = 0.025  # seconds of sound: one window of Kaldi's filter bank
+# What decoding depends on.
+DECODING = (
+    "size",
+    "crop",
+    "resize",
+    "candidates",
+    "front_end",
+    "rate",
+    "mels",
+    "audio_frames",
+    "chunk_candidates",
+)
+NORMALISING = ("mean", "std")
 MEL_BLOCK = 2**15  # mel frames computed at a time: five minutes of sound take 300 MB on the way
 
 
@@ -96,6 +112,45 @@ class ExampleSpec:
             raise UserError("text_length and subtitle_length must leave room for [CLS] and [SEP]")
         if not 0.0 <= self.lacking <= 1.0:
             raise UserError(f"lacking is {self.lacking}: it is a share, from 0 to 1")
+
+    @property
+    def stored(self) -> dict[str, Field]:
+        """See `weavejax.data.recipe`. Mel values are kept in float16."""
+        video = (self.candidates, self.size, self.size, 3)
+        audio = (self.chunk_candidates, self.audio_frames, self.mels)
+        return {
+            "video": Field(video, np.dtype(np.uint8)),
+            "audio": Field(audio, np.dtype(np.float16), ragged=True),
+        }
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `weavejax.data.recipe`."""
+        return {name: getattr(self, name) for name in DECODING + NORMALISING}
+
+    def decode(self, clip: Clip) -> dict[str, Any]:
+        """See `decode_clip`."""
+        return decode_clip(clip, self)
+
+    def sample(
+        self,
+        decoded: Mapping[str, Any],
+        captions: tuple[str, ...],
+        subtitle: str,
+        tokenizer: Tokenizer | None,
+        rng: np.random.Generator | None,
+    ) -> Example:
+        """See `sample_example`."""
+        assert tokenizer is not None
+        return sample_example(decoded, captions, subtitle, self, tokenizer, rng)
+
+    def wear(self, example: Example, record: int) -> Example:
+        """Without the stream that a share `lacking` of the clips has lost."""
+        return lose_stream(example, self.lacking, record_rng(record)) if self.lacking else example
+
+    def empty(self) -> Example:
+        """See `empty_example`."""
+        return empty_example(self)
 
 
 def decode_clip(clip: Clip, spec: ExampleSpec) -> dict[str, Any]:
@@ -208,7 +263,7 @@ def _pick(n: int, parts: int, rng: np.random.Generator | None) -> list[int]:
 
 
 def sample_example(
-    decoded: dict[str, Any],
+    decoded: Mapping[str, Any],
     captions: tuple[str, ...],
     subtitle: str,
     spec: ExampleSpec,

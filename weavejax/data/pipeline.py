@@ -26,14 +26,8 @@ from tokenizers import Tokenizer
 
 from weavejax.data.cache import DecodedCache
 from weavejax.data.clip import DecodeError, Source, record_name
-from weavejax.data.example import (
-    ExampleSpec,
-    decode_clip,
-    empty_example,
-    lose_stream,
-    sample_example,
-)
-from weavejax.data.order import example_rng, record_order, record_rng, replacement
+from weavejax.data.order import example_rng, record_order, replacement
+from weavejax.data.recipe import Recipe
 from weavejax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -46,8 +40,8 @@ class ExampleLoader:
     """Makes single examples; picklable, so that worker processes can."""
 
     source: Source
-    spec: ExampleSpec
-    tokenizer: Tokenizer
+    spec: Recipe
+    tokenizer: Tokenizer | None
     cache: DecodedCache | None = None
     seed: int = 0
     attempts: int = 0
@@ -63,12 +57,11 @@ class ExampleLoader:
         for attempt in range(self.attempts + 1):
             try:
                 example = self._sample(tried, example_rng(self.seed, index))
-                if self.spec.lacking:
-                    example = lose_stream(example, self.spec.lacking, record_rng(tried))
             except DecodeError as error:
                 failures.append(f"{record_name(self.source, tried)} ({error})")
                 tried = replacement(self.seed, index, attempt, len(self.source))
             else:
+                example = self.spec.wear(example, tried)
                 return example | {"index": _int32(tried), "wanted": _int32(record)}
         raise UserError(
             f"{len(failures)} clips drawn in a row are broken, the last of them "
@@ -83,7 +76,7 @@ class ExampleLoader:
             example, valid = self._sample(record, None) if inside else None, inside
         except DecodeError:
             example, valid = None, False
-        found = empty_example(self.spec) if example is None else example
+        found = self.spec.empty() if example is None else example
         return found | {"index": _int32(record if inside else -1), "valid": np.array(valid)}
 
     def _sample(self, record: int, rng: np.random.Generator | None) -> Batch:
@@ -92,11 +85,11 @@ class ExampleLoader:
             captions, subtitle = self._read(record, self.source.text)
         else:
             clip = self._read(record, self.source.__getitem__)
-            decoded, captions, subtitle = decode_clip(clip, self.spec), clip.captions, clip.subtitle
-        return sample_example(decoded, captions, subtitle, self.spec, self.tokenizer, rng)
+            decoded, captions, subtitle = self.spec.decode(clip), clip.captions, clip.subtitle
+        return self.spec.sample(decoded, captions, subtitle, self.tokenizer, rng)
 
     def _decode(self, record: int) -> dict[str, Any]:
-        return decode_clip(self._read(record, self.source.__getitem__), self.spec)
+        return self.spec.decode(self._read(record, self.source.__getitem__))
 
     def _read(self, record: int, read: Callable[[int], Read]) -> Read:
         try:
@@ -149,8 +142,8 @@ def _close(reference: "weakref.ref[Batches]") -> None:
 
 def train_batches(
     source: Source,
-    spec: ExampleSpec,
-    tokenizer: Tokenizer,
+    spec: Recipe,
+    tokenizer: Tokenizer | None,
     *,
     batch: int,
     seed: int,
@@ -165,7 +158,7 @@ def train_batches(
 
     Args:
       source: the clips.
-      spec: shapes and constants of an example.
+      spec: how a clip becomes an example.
       tokenizer: of captions and subtitles.
       batch: global batch size, B.
       seed: of order and augmentation.
@@ -178,7 +171,7 @@ def train_batches(
       attempts: replacements tried for a broken clip before giving up.
 
     Returns:
-      Batches of b examples (`sample_example`), each array owned and contiguous, with `index` and
+      Batches of b examples (`Recipe.sample`), each array owned and contiguous, with `index` and
       `wanted` int32 [b]: the records used and asked for.
 
     Raises:
@@ -219,8 +212,8 @@ def _rows(rows: Sequence[int] | None, batch: int) -> tuple[int, ...]:
 
 def eval_batches(
     source: Source,
-    spec: ExampleSpec,
-    tokenizer: Tokenizer,
+    spec: Recipe,
+    tokenizer: Tokenizer | None,
     *,
     batch: int,
     workers: int = 0,
@@ -232,7 +225,7 @@ def eval_batches(
 
     Args:
       source: the clips.
-      spec: shapes and constants of an example.
+      spec: how a clip becomes an example.
       tokenizer: of captions and subtitles.
       batch: global batch size, B.
       workers: worker processes; 0 decodes in a thread of this process.
@@ -241,7 +234,7 @@ def eval_batches(
       numbers: of the batches wanted; default all.
 
     Returns:
-      Batches of `batch` examples (`sample_example`), or of the given rows of it, with `index` int32
+      Batches of `batch` examples (`Recipe.sample`), or of the given rows of it, with `index` int32
       [B] (the record, -1 for the padding of the last batch) and `valid` bool [B] (False for broken
       clips and padding).
     """
@@ -267,14 +260,14 @@ class _Evaluation:
         return self.loader.evaluation(self.numbers[place] * self.batch + self.rows[row])
 
 
-def _cache(directory: str | Path, source: Source, spec: ExampleSpec) -> DecodedCache | None:
+def _cache(directory: str | Path, source: Source, spec: Recipe) -> DecodedCache | None:
     if not str(directory):
         return None
     return DecodedCache(directory, source.fingerprint, spec, len(source))
 
 
 def _run(
-    batches: grain.MapDataset, workers: int, spec: ExampleSpec, share: int, prefetch: int = 2
+    batches: grain.MapDataset, workers: int, spec: Recipe, share: int, prefetch: int = 2
 ) -> Batches:
     """Reads ahead: one thread here, or `workers` processes with one thread each."""
     one_thread = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
@@ -290,8 +283,8 @@ def _run(
     return Batches(dataset)
 
 
-def _nbytes(spec: ExampleSpec) -> int:
-    return sum(value.nbytes for value in empty_example(spec).values())
+def _nbytes(spec: Recipe) -> int:
+    return sum(value.nbytes for value in spec.empty().values())
 
 
 def _check_shared_memory(batches: int, batch_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Reading the samples of an audio stream or sound file as mono."""
+"""Reading the samples of an audio stream or sound file as mono, or as stereo."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ GAP_SECONDS = 0.02  # time stamps this far from the running sample count are rea
 BLOCK = 2**17  # samples resampled at a time
 
 
-class MonoSink:
-    """Collects mono sound as it is decoded and resamples it on the way, in little memory.
+class SoundSink:
+    """Collects sound as it is decoded and resamples it on the way, in little memory.
 
     By soxr's "HQ", which delays nothing; block by block gives the same bits as all at once.
 
@@ -24,22 +24,26 @@ class MonoSink:
       source_rate: of what comes in, Hz.
       rate: of the result, Hz.
       limit: longest sound accepted, seconds.
+      stereo: samples are [S, 2] instead of [S].
 
     Attributes:
       length: samples put in so far.
     """
 
-    def __init__(self, source_rate: int, rate: int, limit: float) -> None:
+    def __init__(self, source_rate: int, rate: int, limit: float, stereo: bool) -> None:
         self.source_rate, self.length = source_rate, 0
-        self._limit = limit
+        self._limit, self._more = limit, (2,) if stereo else ()
         self._waiting: list[np.ndarray] = []
         self._waiting_length = 0
         self._done: list[np.ndarray] = []
         same = source_rate == rate
-        self._stream = None if same else soxr.ResampleStream(source_rate, rate, 1, quality="HQ")
+        channels = 2 if stereo else 1
+        self._stream = (
+            None if same else soxr.ResampleStream(source_rate, rate, channels, quality="HQ")
+        )
 
     def put(self, samples: np.ndarray) -> None:
-        """Adds float32 [S]; refuses what is beyond the limit or (in the end) not finite."""
+        """Adds float32 [S] or [S, 2]; refuses what is beyond the limit or (in the end) not finite."""
         self.check_length(len(samples))
         self.length += len(samples)
         self._waiting.append(samples)
@@ -51,7 +55,7 @@ class MonoSink:
         """Adds zeros."""
         self.check_length(count)
         for start in range(0, count, BLOCK):
-            self.put(np.zeros(min(BLOCK, count - start), np.float32))
+            self.put(np.zeros((min(BLOCK, count - start), *self._more), np.float32))
 
     def check_length(self, more: int) -> None:
         """Refuses `more` samples if they would lead beyond the limit."""
@@ -59,7 +63,7 @@ class MonoSink:
             raise DecodeError(f"sound longer than the limit of {self._limit:g} s")
 
     def _flush(self, last: bool) -> None:
-        empty = np.zeros(0, np.float32)
+        empty = np.zeros((0, *self._more), np.float32)
         block = np.concatenate([empty, *self._waiting])
         self._waiting, self._waiting_length = [], 0
         if not np.isfinite(block).all():
@@ -69,7 +73,7 @@ class MonoSink:
         self._done.append(block)
 
     def result(self) -> np.ndarray:
-        """All of it at the rate asked for: float32 [S], contiguous."""
+        """All of it at the rate asked for: float32 [S] or [S, 2], contiguous."""
         self._flush(last=True)
         return np.concatenate(self._done)
 
@@ -81,8 +85,10 @@ def read_audio(
     rate: int,
     limit: float,
     allowance: Allowance,
+    *,
+    stereo: bool = False,
 ) -> np.ndarray:
-    """All samples of a stream as mono float32 [S] at `rate` Hz.
+    """All samples of a stream as mono float32 [S] at `rate` Hz, or as stereo [S, 2].
 
     Args:
       container: opened by PyAV, at its beginning.
@@ -91,14 +97,15 @@ def read_audio(
       rate: of the result.
       limit: longest sound accepted, seconds.
       allowance: what may be decoded.
+      stereo: two channels; see `mixed`.
     """
     prepare(stream)
-    sink: MonoSink | None = None
+    sink: SoundSink | None = None
     for frame in container.decode(stream):
         allowance.samples(frame.samples, len(frame.layout.channels), frame.sample_rate)
-        samples = _mono(frame)
+        samples = mixed(_samples(frame), stereo)
         if sink is None:
-            sink = MonoSink(frame.sample_rate, rate, limit)
+            sink = SoundSink(frame.sample_rate, rate, limit, stereo)
             origin = _start(frame) if origin is None else origin
         if frame.sample_rate != sink.source_rate:
             raise DecodeError("the sample rate changes within the stream")
@@ -128,8 +135,8 @@ def _check_audio_end(stream: Any, origin: float, length: int, rate: int) -> None
         raise DecodeError(f"the sound breaks off after {length / rate:.2f} s")
 
 
-def _mono(frame: Any) -> np.ndarray:
-    """The mean of a frame's channels: float32 [S], full scale ±1."""
+def _samples(frame: Any) -> np.ndarray:
+    """A frame's samples: float32 [S, C], full scale ±1."""
     samples = frame.to_ndarray()
     channels = len(frame.layout.channels)
     if not frame.format.is_planar:
@@ -138,7 +145,7 @@ def _mono(frame: Any) -> np.ndarray:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
         samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-    return samples.mean(axis=0, dtype=np.float32)
+    return samples.T.astype(np.float32, copy=False)
 
 
 def libsndfile_reads(media: bytes | str | Path) -> bool:
@@ -148,8 +155,10 @@ def libsndfile_reads(media: bytes | str | Path) -> bool:
     return head[:4] == b"fLaC" or (head[:4] == b"RIFF" and head[8:] == b"WAVE")
 
 
-def read_sound_file(media: bytes | str | Path, rate: int, limit: float) -> np.ndarray | None:
-    """Mono samples at `rate` Hz; None when libsndfile lacks the codec (FFmpeg may have it)."""
+def read_sound_file(
+    media: bytes | str | Path, rate: int, limit: float, *, stereo: bool = False
+) -> np.ndarray | None:
+    """Samples [S] or [S, 2] at `rate` Hz; None when libsndfile lacks the codec (FFmpeg may not)."""
     allowance = Allowance()
     with open_file(media) as opened:
         try:
@@ -158,19 +167,26 @@ def read_sound_file(media: bytes | str | Path, rate: int, limit: float) -> np.nd
             return None
         with file:
             check_sound(file.samplerate, file.channels)
-            sink = MonoSink(file.samplerate, rate, limit)
+            sink = SoundSink(file.samplerate, rate, limit, stereo)
             sink.check_length(file.frames)
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 allowance.samples(len(block), file.channels, file.samplerate)
-                sink.put(_mean(block))
+                sink.put(mixed(block, stereo))
             if not file.frames or sink.length < file.frames:
                 raise DecodeError(f"the sound breaks off after {sink.length} samples")
     return sink.result()
 
 
-def _mean(block: np.ndarray) -> np.ndarray:
-    """Of the channels of [S, C]. One by one: NumPy's mean over a short axis is many times slower."""
-    total = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):
-        total += block[:, channel]
-    return total / np.float32(block.shape[1])
+def mixed(samples: np.ndarray, stereo: bool) -> np.ndarray:
+    """[S, C] → the mean of the channels [S], or two channels [S, 2].
+
+    Two are kept as they are; one, or the mean of more than two, stands in both.
+    """
+    if stereo and samples.shape[1] == 2:
+        return samples
+    # One by one: NumPy's mean over a short axis is many times slower.
+    total = samples[:, 0].copy()
+    for channel in range(1, samples.shape[1]):
+        total += samples[:, channel]
+    mono = total / np.float32(samples.shape[1])
+    return np.stack([mono, mono], axis=1) if stereo else mono

@@ -1,0 +1,240 @@
+"""Examples of systems that ask when: frames at a steady rate, sound, and when onsets are.
+
+Times in an example are seconds from the beginning of its window. Augmentation of the frames is what
+the published onset network has (SyncFusion, arXiv 2310.15247), as far as it is geometry: one random
+crop for all frames of a window. Colour is the system's affair, on the device.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from weavejax.data.clip import Clip, DecodeError
+from weavejax.data.decode import Media, decode_audio
+from weavejax.data.recipe import Example, Field
+from weavejax.data.text import encode
+from weavejax.dials import controls
+from weavejax.errors import UserError
+from weavejax.ops import onset_strength
+from weavejax.ops.resample import resample
+
+LABELS = ("controls", "sound")
+FULL_SCALE = 2**15 - 1  # sound is kept as 16-bit integers
+NO_TIME = -1.0  # fills up the list of onsets
+
+
+@dataclass(frozen=True)
+class MomentSpec:
+    """Shapes and constants of an example.
+
+    Attributes:
+      seconds: of a window.
+      fps: frames a second.
+      side: of the square that frames are brought to, pixels; 0 leaves pictures out.
+      size: of the square that is shown: at random in training, the middle in evaluation.
+      rate: of the sound, Hz; 0 leaves sound out.
+      stereo: two channels of sound, not their mean.
+      onsets: the most that a window can hold; 0 leaves them out.
+      labels: where onsets come from: the clip's "controls", or its "sound".
+      delta: of onsets in the sound: how clearly they stand out (`ops.onset_strength`).
+      text_length: caption tokens; 0 leaves captions out.
+    """
+
+    seconds: float = 2.0
+    fps: float = 15.0
+    side: int = 128
+    size: int = 112
+    rate: int = 44_100
+    stereo: bool = True
+    onsets: int = 64
+    labels: str = "controls"
+    delta: float = onset_strength.DELTA
+    text_length: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or not self.fps > 0:
+            raise UserError("seconds and fps must be above 0")
+        if self.side and not 0 < self.size <= self.side:
+            raise UserError(f"size is {self.size}: it must be from 1 to side, {self.side}")
+        if self.labels not in LABELS:
+            raise UserError(f"labels is {self.labels!r}: it must be one of {', '.join(LABELS)}")
+        if not self.side and not self.rate:
+            raise UserError("side and rate are both 0: neither pictures nor sound are left")
+
+    @property
+    def frames(self) -> int:
+        """Of a window."""
+        return math.ceil(self.seconds * self.fps - 1e-6)
+
+    @property
+    def samples(self) -> int:
+        """Of a window."""
+        return round(self.seconds * self.rate)
+
+    @property
+    def channels(self) -> int:
+        """Of the sound."""
+        return 2 if self.stereo else 1
+
+    @property
+    def stored(self) -> dict[str, Field]:
+        """See `weavejax.data.recipe`."""
+        found = {}
+        if self.side:
+            shape = (self.frames, self.side, self.side, 3)
+            found["video"] = Field(shape, np.dtype(np.uint8))
+        if self.rate:
+            found["sound"] = Field((self.samples, self.channels), np.dtype(np.int16), ragged=True)
+        if self.onsets:
+            found["onsets"] = Field((self.onsets + 1,), np.dtype(np.float32), ragged=True)
+        return found
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `weavejax.data.recipe`."""
+        kept = ("seconds", "fps", "side", "rate", "stereo", "onsets", "labels", "delta")
+        return {name: getattr(self, name) for name in kept}
+
+    def decode(self, clip: Clip) -> dict[str, Any]:
+        """Frames, sound and onsets of the window that begins at `clip.start`.
+
+        Returns:
+          `video` uint8 [frames, side, side, 3]; `sound` int16 [S, channels], shorter where the clip
+          ends; `onsets` float32 [n + 1], the first of them `NO_TIME`, so that a window without onsets
+          is told from one of which nothing is known; and their masks.
+
+        Raises:
+          DecodeError: the media is broken, or has more onsets than there is room for.
+        """
+        found: dict[str, Any] = {}
+        wave = self._sound(clip) if self.rate or self.labels == "sound" else None
+        if self.side:
+            found["video"] = self._video(clip)
+        if self.rate:
+            kept = None if wave is None else wave[: self.samples]
+            found["sound"] = kept if kept is None or len(kept) else None
+        if self.onsets:
+            found["onsets"] = self._onsets(clip, wave)
+        made: dict[str, Any] = {}
+        for name, field in self.stored.items():
+            value = found[name]
+            blank = np.zeros((0,) * field.ragged + field.shape[field.ragged :], field.dtype)
+            made[name] = blank if value is None else value
+            made[f"{name}_mask"] = value is not None
+        return made
+
+    def _video(self, clip: Clip) -> np.ndarray | None:
+        if not clip.video:
+            return None
+        with Media(clip.video) as media:
+            if not media.has_video:
+                return None
+            if clip.start >= media.video_seconds() > 0:
+                return None
+            # In the middle of its span each frame is the one on display, whatever the rounding.
+            times = [clip.start + (k + 0.5) / self.fps for k in range(self.frames)]
+            return media.frames(times, size=(self.side, self.side))
+
+    def _sound(self, clip: Clip) -> np.ndarray | None:
+        """Everything from the start of the window on: int16 [S, channels]."""
+        rate = self.rate or onset_strength.RATE
+        wave = decode_audio(clip.audio, rate, stereo=self.stereo) if clip.audio else None
+        if wave is None and clip.video:
+            with Media(clip.video) as media:
+                wave = media.audio(rate, stereo=self.stereo) if media.has_audio else None
+        if wave is None:
+            return None
+        wave = wave[round(clip.start * rate) :].reshape(-1, self.channels)
+        return np.rint(np.clip(wave, -1.0, 1.0) * FULL_SCALE).astype(np.int16)
+
+    def _onsets(self, clip: Clip, wave: np.ndarray | None) -> np.ndarray | None:
+        """Times in the window, after a leading `NO_TIME`."""
+        times = self._told(clip) if self.labels == "controls" else self._heard(wave)
+        if times is None:
+            return None
+        inside = times[(times >= 0) & (times < self.seconds)]
+        if len(inside) > self.onsets:
+            raise DecodeError(f"{len(inside)} onsets in {self.seconds:g} s; room for {self.onsets}")
+        return np.concatenate([[NO_TIME], np.sort(inside)]).astype(np.float32)
+
+    def _told(self, clip: Clip) -> np.ndarray | None:
+        if not clip.controls:
+            return None
+        try:
+            when = controls.parse(clip.controls).when
+        except UserError as error:
+            raise DecodeError(f"its controls: {error}") from error
+        if when is None or when.onsets is None:
+            return None
+        return np.array([onset.time for onset in when.onsets], np.float64) - clip.start
+
+    def _heard(self, wave: np.ndarray | None) -> np.ndarray | None:
+        if wave is None or not len(wave):
+            return None
+        rate = self.rate or onset_strength.RATE
+        mono = wave[: round(self.seconds * rate)].mean(1) / FULL_SCALE
+        found = resample(mono, rate, onset_strength.RATE)
+        return onset_strength.detect_onsets(found, delta=self.delta) / onset_strength.RATE
+
+    def sample(
+        self,
+        decoded: Mapping[str, Any],
+        captions: tuple[str, ...],
+        subtitle: str,
+        tokenizer: Tokenizer | None,
+        rng: np.random.Generator | None,
+    ) -> Example:
+        """Draws one example.
+
+        Returns:
+          `video` uint8 [frames, size, size, 3], `sound` float32 [samples, channels] in [-1, 1],
+          `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `text` int32 [text_length];
+          each with a bool `*_mask` [], as far as the spec has them.
+        """
+        del subtitle
+        example = self.empty()
+        if self.side and decoded["video_mask"]:
+            example["video"] = self._crop(decoded["video"], rng)
+        if self.rate and decoded["sound_mask"]:
+            sound = decoded["sound"]
+            example["sound"][: len(sound)] = sound.astype(np.float32) / FULL_SCALE
+        if self.onsets and decoded["onsets_mask"]:
+            times = decoded["onsets"][1:]
+            example["onsets"][: len(times)] = times
+        for name in self.stored:
+            example[f"{name}_mask"] = np.array(bool(decoded[f"{name}_mask"]))
+        if self.text_length:
+            texts = [text for text in captions if text.strip()]
+            if texts:
+                assert tokenizer is not None
+                chosen = texts[0 if rng is None else int(rng.integers(len(texts)))]
+                example["text"] = encode(tokenizer, chosen, self.text_length)
+            example["text_mask"] = np.array(bool(texts))
+        return example
+
+    def _crop(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        room = self.side - self.size
+        top, left = (room // 2 if rng is None else int(rng.integers(room + 1)) for _ in range(2))
+        return frames[:, top : top + self.size, left : left + self.size]
+
+    def wear(self, example: Example, record: int) -> Example:
+        """As it is."""
+        del record
+        return example
+
+    def empty(self) -> Example:
+        """An example with everything missing."""
+        example: Example = {}
+        if self.side:
+            example["video"] = np.zeros((self.frames, self.size, self.size, 3), np.uint8)
+        if self.rate:
+            example["sound"] = np.zeros((self.samples, self.channels), np.float32)
+        if self.onsets:
+            example["onsets"] = np.full(self.onsets, NO_TIME, np.float32)
+        if self.text_length:
+            example["text"] = np.zeros(self.text_length, np.int32)
+        return example | {f"{name}_mask": np.array(False) for name in list(example)}
