@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from weavejax.metrics.interval import RESAMPLES
+
 CUTOFFS = (1, 5, 10)
 BLOCK = 2048  # anchors, and clips, scored at a time: 16 MiB of scores
-RESAMPLES = 1000
 Arrays = Any  # a pytree of arrays with a leading clip dimension
 
 

@@ -99,18 +99,26 @@ def _shrink(mel: np.ndarray, frames: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def mel_filters(mels: int, scale: str) -> np.ndarray:
-    """Triangular filters, straight lines in Hz: float64 ``[513, mels]``, read-only.
+def mel_filters(
+    mels: int,
+    scale: str,
+    *,
+    rate: int = RATE,
+    window: int = WINDOW,
+    low_hz: float = LOW_HZ,
+    high_hz: float = HIGH_HZ,
+) -> np.ndarray:
+    """Triangular filters, straight lines in Hz: float64 ``[window // 2 + 1, mels]``, read-only.
 
     Slaney's are divided by half their width in Hz, so that all have the same area.
     """
     if scale not in ("htk", "slaney"):
         raise ValueError(f"unknown mel scale {scale!r}; choose htk or slaney")
     to_mel, to_hertz = (_htk, _htk_hertz) if scale == "htk" else (_slaney, _slaney_hertz)
-    low, high = to_mel(np.array([LOW_HZ, HIGH_HZ]))
+    low, high = to_mel(np.array([low_hz, high_hz]))
     edges = to_hertz(np.linspace(low, high, mels + 2))
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    bins = np.linspace(0, RATE / 2, WINDOW // 2 + 1)[:, None]
+    bins = np.linspace(0, rate / 2, window // 2 + 1)[:, None]
     rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
     filters = np.maximum(0.0, np.minimum(rising, falling))
     if scale == "slaney":

@@ -26,6 +26,15 @@ def markdown(reports: Mapping[str, Report]) -> str:
     return "\n".join(table.markdown() for report in reports.values() for table in report.tables)
 
 
+def provenance(reports: Mapping[str, Report]) -> dict[str, dict[str, Any]]:
+    """How each result was taken, with its interval, by the names of `scalars`."""
+    return {
+        f"{evaluator}/{result.variant}": result.plain()
+        for evaluator, report in reports.items()
+        for result in report.measured
+    }
+
+
 def write_results(
     workdir: Path, reports: Mapping[str, Report], *, headline: str, facts: Mapping[str, Any]
 ) -> None:
@@ -39,6 +48,8 @@ def write_results(
     """
     facts = {"weavejax": weavejax.__version__, **facts}
     content = {**facts, "headline": headline, "results": scalars(reports)}
+    if measured := provenance(reports):
+        content["measured"] = measured
     write_text(workdir / "results.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     head = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     write_text(workdir / "results.md", f"# Results\n\n{head}\n\n{markdown(reports)}")
