@@ -26,7 +26,7 @@ LAYERS = {
     "systems": {"dials", "losses", "diffusion", "metrics", "models", "ops", "errors"},
     "storage": {"errors"},
     "runtime": {"ops", "errors", "storage"},
-    "data": {"ops", "errors", "storage"},
+    "data": {"dials", "ops", "errors", "storage"},
     "weights": {"models", "ops", "errors", "storage"},
     "planning": {"systems", "runtime", "ops", "errors", "storage"},
     "runs": {

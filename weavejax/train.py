@@ -69,11 +69,11 @@ def main(argv: Sequence[str]) -> None:
 
     # 3. The shapes of everything, and where each piece lives. All is in order: keep the config.
     layout = lay_out(system, config, mesh)
-    cluster.check_same("vocabulary", data.tokenizer.to_str())
+    cluster.check_same("vocabulary", data.vocabulary)
     initial.announce(system, layout, config.init, workdir)
     if cluster.primary():
         open_workdir(workdir, config)
-        write_text(workdir / assemble.TOKENIZER, data.tokenizer.to_str())
+        assemble.keep_tokenizer(data, workdir)
         assemble.say_streams(data.train, workdir)
         table = sharding.table(layout.shapes.params, layout.placed.params)
         write_text(workdir / "parameters.txt", table + "\n")

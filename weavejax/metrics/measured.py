@@ -25,6 +25,9 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "onset_acc": (r"(paper|syncfusion|sound)_\d+ms(_annotated)?", "<mode>_<tolerance>ms"),
     "onset_ap": (r"(paper|syncfusion|sound)_\d+ms(_annotated)?", "<mode>_<tolerance>ms"),
     "onset_f1": (r"(paper|syncfusion|sound)_\d+ms(_annotated)?", "<mode>_<tolerance>ms"),
+    "detector_ap": (r"(clips|pooled)_\d+ms|balanced_frames", "clips_<tolerance>ms"),
+    "detector_f1": (r"clips_\d+ms", "clips_<tolerance>ms"),
+    "detector_count_acc": (r"candidates", "candidates"),
     "frechet": (FEATURES, "<features>"),
     "fad_inf": (FEATURES, "<features>"),
     "kad": (FEATURES, "<features>"),
@@ -33,6 +36,17 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "clap_score": (rf"(audio|text)_{FEATURES}", "<audio or text>_<features>"),
     "saliency_kl": (rf"(generated_first|truth_first)_{FEATURES}", "<order>_<features>"),
 }
+
+
+# Of the families' numbers, those that are better when higher; of the others the lower is better.
+HIGHER = ("envelope_correlation", "onset_", "detector_", "isc", "clap_score")
+
+
+def direction(variant: str) -> int:
+    """+1 where higher is better, −1 where lower is, 0 for what is no known metric."""
+    if not any(variant.startswith(family) for family in FAMILIES):
+        return 0
+    return 1 if variant.startswith(HIGHER) else -1
 
 
 def check_variant(name: str) -> str:

@@ -1,9 +1,11 @@
 """What the doors share: from a config to data, tokenizer and evaluation."""
 
 import hashlib
+import inspect
 import json
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ from tokenizers import Tokenizer
 from weavejax.data.clip import Source
 from weavejax.data.example import ExampleSpec
 from weavejax.data.folder import FolderSource, open_folder
+from weavejax.data.moments import MomentSpec
+from weavejax.data.recipe import Recipe
 from weavejax.data.sources import TfdsSource, open_tfds, prepare_tfds
 from weavejax.data.text import load_tokenizer, marks, train_tokenizer
+from weavejax.data.windows import WindowedSource
 from weavejax.errors import UserError
-from weavejax.storage import download, is_remote, storage, upload, write_text
+from weavejax.storage import Storage, download, is_remote, storage, upload, write_text
 
 TOKENIZER = "tokenizer.json"
 TRAINED_ON_CAPTIONS = "captions"
@@ -31,28 +36,36 @@ class Data:
       test: clips to evaluate on.
       held_out: whether the two are disjoint.
       spec: how a clip becomes an example.
-      tokenizer: of captions and subtitles.
+      tokenizer: of captions and subtitles; None where the examples have no text.
       cache: directory of decoded clips; "" = none.
     """
 
     train: Source
     test: Source
     held_out: bool
-    spec: ExampleSpec
-    tokenizer: Tokenizer
+    spec: Recipe
+    tokenizer: Tokenizer | None
     cache: str
+
+    @property
+    def vocabulary(self) -> str:
+        """The tokenizer as text; "" without one."""
+        return "" if self.tokenizer is None else self.tokenizer.to_str()
 
     def describe(self) -> str:
         """Two lines for people."""
         gallery = "held out" if self.held_out else "the training clips themselves, not held out"
-        return (
-            f"{len(self.train):,} training clips, {len(self.test):,} evaluation clips ({gallery}); "
-            f"vocabulary of {self.tokenizer.get_vocab_size():,}"
+        words = (
+            f"{len(self.train):,} training clips, {len(self.test):,} evaluation clips ({gallery})"
         )
+        if self.tokenizer is not None:
+            words += f"; vocabulary of {self.tokenizer.get_vocab_size():,}"
+        return words
 
     def missing(self) -> str:
         """What was missing when the set was prepared: a table; empty where nobody counted."""
-        return self.train.report.rstrip() if isinstance(self.train, TfdsSource) else ""
+        source = self.train.source if isinstance(self.train, WindowedSource) else self.train
+        return source.report.rstrip() if isinstance(source, TfdsSource) else ""
 
 
 def gallery_facts(source: Source) -> dict[str, Any]:
@@ -62,10 +75,41 @@ def gallery_facts(source: Source) -> dict[str, Any]:
     return {"evaluation clips": len(ids), "sha256 of the evaluation clips' ids": digest}
 
 
+RECIPES: dict[str, Callable[..., Recipe]] = {"clips": ExampleSpec, "moments": MomentSpec}
+
+
+def recipe(config: Any) -> Recipe:
+    """How a clip becomes an example, by `config.inputs`.
+
+    Raises:
+      UserError: `inputs.kind` names none that there is.
+    """
+    kind = config.inputs.get("kind", "clips")
+    if kind not in RECIPES:
+        raise UserError(f"inputs.kind {kind!r} is none of {', '.join(RECIPES)}")
+    made = RECIPES[kind]
+    names = inspect.signature(made).parameters.keys()
+    return made(**{name: config.inputs[name] for name in names & set(config.inputs)})
+
+
 def example_spec(config: Any) -> ExampleSpec:
-    """The shapes of `config.inputs`."""
-    names = {field.name for field in fields(ExampleSpec)}
-    return ExampleSpec(**{name: config.inputs[name] for name in names & set(config.inputs)})
+    """The shapes of a system that embeds clips.
+
+    Raises:
+      UserError: the config's system does not.
+    """
+    made = recipe(config)
+    if not isinstance(made, ExampleSpec):
+        raise UserError(f"the system {config.system} does not embed clips")
+    return made
+
+
+def windowed(source: Source, config: Any) -> Source:
+    """The source, cut into `inputs.windows` where the examples are moments of a clip."""
+    count = config.inputs.get("windows", 1)
+    if count < 1:
+        raise UserError(f"inputs.windows is {count}: it must be at least 1")
+    return source if count == 1 else WindowedSource(source, count, config.inputs.seconds)
 
 
 def open_data(config: Any, workdir: Path) -> Data:
@@ -92,13 +136,14 @@ def open_data(config: Any, workdir: Path) -> Data:
         }
     else:
         raise UserError(f"data.source {data.source!r} is neither 'dataset' nor 'files'")
+    train, test = windowed(train, config), windowed(test, config)
     if len(train) < config.batch:
         raise UserError(
             f"{len(train)} training clips do not fill a batch of {config.batch}; "
             f"give --config.batch={max(len(train), 1)} or less"
         )
     return Data(
-        train, test, held_out, example_spec(config), _tokenizer(config, train, workdir), data.cache
+        train, test, held_out, recipe(config), _tokenizer(config, train, workdir), data.cache
     )
 
 
@@ -126,8 +171,15 @@ def _prepared(data: Any) -> Path:
     return directory
 
 
+def keep_tokenizer(data: Data, workdir: Storage) -> None:
+    """Writes it where the run's doors look for it."""
+    if data.vocabulary:
+        write_text(workdir / TOKENIZER, data.vocabulary)
+
+
 def say_streams(source: Source, workdir: Path | None = None) -> None:
     """Says which streams of a folder's files are used: here when few, else in streams.jsonl."""
+    source = source.source if isinstance(source, WindowedSource) else source
     if not isinstance(source, FolderSource):
         return
     if len(source) <= PRINTED_STREAMS:
@@ -138,8 +190,10 @@ def say_streams(source: Source, workdir: Path | None = None) -> None:
         print(f"which streams are used: {workdir}/streams.jsonl", flush=True)
 
 
-def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer:
-    """Of this run: as kept in its working directory, else made now."""
+def _tokenizer(config: Any, train: Source, workdir: Path) -> Tokenizer | None:
+    """Of this run: as kept in its working directory, else made now; None without any text."""
+    if not config.inputs.text_length:
+        return None
     kept = workdir / TOKENIZER
     if not kept.exists() and config.inputs.tokenizer == TRAINED_ON_CAPTIONS:
         return _checked(train_tokenizer(train.captions(), config.model.text.vocab), config)

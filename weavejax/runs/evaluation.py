@@ -1,5 +1,6 @@
 """What the doors share: from a system and its parameters to vectors, matches and reports."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from weavejax.data.pipeline import eval_batches
+from weavejax.metrics.measured import manifest_hash
 from weavejax.metrics.report import Report
 from weavejax.ops.exchange import take_rows
 from weavejax.ops.placement import on_mesh, split_batch
@@ -138,6 +140,9 @@ def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: 
     embed = make_embedding(system, placed, mesh, batch, keep=keep)
     match = make_matching(second, system, placed, mesh, batch) if second else None
     rows = batch_rows(batch, mesh)
+    manifest = functools.cache(
+        lambda: manifest_hash(data.test.id(record) for record in range(len(data.test)))
+    )
 
     def batches() -> Any:
         return eval_batches(
@@ -152,6 +157,7 @@ def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: 
             with batches() as clips:
                 found = match(params, clips, pairs, vectors["tokens"], stopping)
             vectors |= {"pairs": pairs, "match": found}
-        return {n: evaluate(vectors) for n, evaluate in system.evaluators.items()}, vectors
+        told = {**vectors, "manifest": np.array(manifest())}
+        return {n: evaluate(told) for n, evaluate in system.evaluators.items()}, vectors
 
     return run

@@ -12,7 +12,6 @@ import jax
 
 from weavejax import systems
 from weavejax.data.clip import Source, record_name
-from weavejax.data.example import decode_clip, empty_example
 from weavejax.data.folder import open_folder
 from weavejax.data.sources import make_builder, open_tfds
 from weavejax.errors import UserError
@@ -59,7 +58,7 @@ def check_host(report: Report, config: Any, workdir: str) -> None:
     """What this host offers."""
     needed = 0
     if config is not None and config.runtime.workers:
-        example = empty_example(assemble.example_spec(config))
+        example = assemble.recipe(config).empty()
         share = -(-config.batch // cluster.count()) * sum(a.nbytes for a in example.values())
         needed = config.runtime.workers * (config.runtime.prefetch + 2) * share
     report.add(health.shared_memory(needed))
@@ -166,13 +165,13 @@ def check_data(report: Report, config: Any) -> None:
         text = f"{config.data.dataset} is not prepared yet in {config.data.directory}"
         report.add(Finding("warning", "data", text, "the trainer does it at its start"))
         return
-    spec = assemble.example_spec(config)
+    spec = assemble.recipe(config)
     count = min(CLIPS, len(source))
     records = [number * len(source) // count for number in range(count)]
     broken, began = [], time.monotonic()
     for record in records:
         try:
-            decode_clip(source[record], spec)
+            spec.decode(source[record])
         except Exception as error:  # each storage has its own way to report a broken record
             broken.append(f"{record_name(source, record)} ({_line(error)})")
     seconds = time.monotonic() - began

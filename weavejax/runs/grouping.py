@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from weavejax import systems
 from weavejax.errors import UserError
 from weavejax.metrics.interval import Interval, student_interval
+from weavejax.metrics.measured import direction
 from weavejax.runtime.workdir import CONFIG, FREE, read_config, read_json
 
 HEADLINE, REVERSE = "headline", "reverse"
@@ -176,6 +177,8 @@ def choose_metrics(patterns: str, runs: Sequence[Run]) -> list[str]:
         if pattern == STAGES:
             out |= dict.fromkeys(form for form in FORMS if any(_name(run, form) for run in runs))
             continue
+        if pattern == REVERSE and not any("→" in run.headline for run in runs):
+            continue  # the default asks for it; not every system looks both ways
         own = VARIANTS.match(pattern) and any(_name(run, pattern) for run in runs)
         matching = [pattern] if own else fnmatch.filter(present, pattern)
         if not matching:
@@ -202,6 +205,8 @@ def _name(run: Run, wanted: str) -> str:
     if not found:
         return wanted
     way, match, share = found.groups()
+    if "→" not in run.headline:  # of one direction and one stage
+        return run.headline if way == HEADLINE and not match and not share else ""
     *front, score, direction, metric = (
         run.headline if way == HEADLINE else _reverse(run.headline)
     ).split("/")
@@ -232,7 +237,7 @@ def _title(name: str, own: Sequence[str]) -> str:
 def _direction(title: str) -> int:
     """+1: higher is better, −1: lower is better, 0: neither is known."""
     words = title.split(" (each")[0].split("/")[-1]
-    return 1 if words.startswith("R@") else -1 if words == "MdR" else 0
+    return 1 if words.startswith("R@") else -1 if words == "MdR" else direction(words)
 
 
 def _best(intervals: Sequence[Interval | None], direction: int) -> int | None:

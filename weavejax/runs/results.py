@@ -70,8 +70,11 @@ def draw(workdir: Path, reports: Mapping[str, Report], headline: str) -> None:
         title="Training loss",
         label="nats",
     )
-    shown = {name: name.split("/", 1)[1] for name in (headline, _reverse(headline))}
-    plot_scalars(rows, "eval", shown, plots / "recall.png", title="Recall over steps", label="%")
+    # A recall is drawn with that of the other direction.
+    names = (headline, _reverse(headline)) if "→" in headline else (headline,)
+    shown = {name: name.split("/", 1)[1] for name in names}
+    title, label = ("Recall over steps", "%") if len(names) > 1 else ("Evaluation over steps", "")
+    plot_scalars(rows, "eval", shown, plots / "recall.png", title=title, label=label)
     for report in reports.values():
         for name, histogram in report.histograms.items():
             plot_histogram(

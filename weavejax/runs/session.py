@@ -168,7 +168,7 @@ class Session:
         step, value = int(state.step), scalars[self._system.headline]
         if self._writer is not None:
             self._writer.write(step, "eval", scalars)
-        self._terminal.say(f"step {step}  {self._system.headline} {value:.1f}")
+        self._terminal.say(f"step {step}  {self._system.headline} {value:.4g}")
         self._checkpoints.score(step, value)
         return True
 

@@ -4,15 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from weavejax.errors import UserError
-from weavejax.systems import gram
+from weavejax.systems import gram, onset
 from weavejax.systems.base import System
 from weavejax.systems.lora import adapt
 
-SYSTEMS: dict[str, Callable[[Any], System]] = {"gram": gram.build}
+SYSTEMS: dict[str, Callable[[Any], System]] = {"gram": gram.build, "onset": onset.build}
 
 
 def build(config: Any) -> System:
     """The system that `config.system` names, built for `config`."""
     if config.system not in SYSTEMS:
         raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
-    return adapt(SYSTEMS[config.system](config), config.lora)
+    system = SYSTEMS[config.system](config)
+    return adapt(system, config.lora) if "lora" in config else system
