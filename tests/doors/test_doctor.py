@@ -28,7 +28,9 @@ def test_without_arguments_it_looks_at_host_devices_and_links():
     found = lines_of(process)
     assert "jax " in found["ok", "versions"]
     assert found["ok", "devices"].startswith("4 × cpu")
-    assert "3 shifts among 4 devices" in found["ok", "links"]
+    # On a busy machine one distance may look slow; that is for the reader to judge.
+    text = found.get(("ok", "links")) or found["warning", "links"]
+    assert "3 shifts among 4 devices" in text
     assert "16 MiB over 4 devices" in found["ok", "all-reduce"]
     assert "GB/s" in found["ok", "all-gather"]
     assert f"0 on {os.uname().nodename}, pid" in found["ok", "process"]
