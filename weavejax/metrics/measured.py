@@ -144,6 +144,7 @@ def measure_mean(
 
 def measure_set(
     variant: str,
+    value: float,
     statistic: Callable[[np.ndarray], float],
     clips: int,
     taken: Taken,
@@ -155,13 +156,13 @@ def measure_set(
 
     Args:
       variant: full id.
+      value: the statistic of all clips.
       statistic: of the clips with the numbers it is given, int [n], some of them more than once.
       clips: how many there are.
       taken: how.
       resamples: draws for the interval; 0 for none.
       beside: see `Measured`.
     """
-    value = statistic(np.arange(clips))
     interval = bootstrap_spread(statistic, clips, value, resamples) if resamples else None
     return Measured(variant, float(value), clips, interval, taken, {}, beside or {})
 
