@@ -41,11 +41,14 @@ def measure_distances(
       generated: [m, d].
       taken: how the sound came to them.
       truth_clips: number of the clip that each row is of, int [n]; None when every clip has one row.
-        Rows of one clip are drawn together for the intervals.
-      generated_clips: int [m], in the same numbering.
+        Rows of one clip, true and generated, are drawn together for the intervals.
+      generated_clips: int [m], in the same numbering; without either, row i of both sets is of clip i
+        when they are equally long, and else all rows are of different clips.
       resamples: draws of clips for the intervals; 0 for none.
       seed: of FAD∞'s own draws.
     """
+    if truth_clips is None and generated_clips is None and len(truth) != len(generated):
+        generated_clips = len(truth) + np.arange(len(generated))  # no pairs: two sets of clips
     one, other = _owners(truth, truth_clips), _owners(generated, generated_clips)
     clips = 1 + int(max(one.max(), other.max()))
     truth_rows, generated_rows = (_rows_by_clip(owners, clips) for owners in (one, other))
@@ -69,9 +72,10 @@ def measure_distances(
                 f"{metric}_{name}",
                 value,
                 statistic,
-                clips,
+                len(np.unique(other)),
                 taken,
                 resamples=draws,
+                members=clips,
                 beside={**beside, **more},
             )
         )

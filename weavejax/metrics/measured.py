@@ -150,6 +150,7 @@ def measure_set(
     taken: Taken,
     *,
     resamples: int,
+    members: int | None = None,
     beside: Mapping[str, float] | None = None,
 ) -> Measured:
     """A statistic of a whole set of clips, with its interval (`interval.bootstrap_spread`).
@@ -161,9 +162,12 @@ def measure_set(
       clips: how many there are.
       taken: how.
       resamples: draws for the interval; 0 for none.
+      members: how many numbers to draw from; None for the clips.
       beside: see `Measured`.
     """
-    interval = bootstrap_spread(statistic, clips, value, resamples) if resamples else None
+    interval = None
+    if resamples:
+        interval = bootstrap_spread(statistic, members or clips, value, resamples)
     return Measured(variant, float(value), clips, interval, taken, {}, beside or {})
 
 
