@@ -8,6 +8,7 @@ import scipy.linalg
 from features_of_sines import sines
 
 from weavejax.metrics.frechet import (
+    KernelDraws,
     frechet_distance,
     frechet_infinity,
     gaussian,
@@ -88,6 +89,17 @@ def test_the_kernel_distance_is_the_unbiased_one():
     assert kernel_distance(one, other, 0.7) == pytest.approx(
         naive_kernel_distance(one, other, 0.7), rel=1e-7
     )
+
+
+def test_draws_of_rows_are_weights_of_the_kernel():
+    one, other = FULL
+    draws = KernelDraws(one, other)
+    all_once = draws.distance(np.ones(20), np.ones(15))
+    assert all_once == pytest.approx(kernel_distance(one, other), rel=1e-4)
+    times = [np.random.default_rng(k).integers(0, 3, n) for k, n in enumerate((20, 15))]
+    repeated = [np.repeat(x, k, axis=0) for x, k in zip(FULL, times, strict=True)]
+    expected = kernel_distance(*repeated, median_distance(one))
+    assert draws.distance(*times) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_kernel_distance_of_a_distribution_to_itself_is_0_on_average():

@@ -114,6 +114,8 @@ def test_distances_say_rows_and_clips_and_draw_clips_whole():
     again = measure_distances("toy", truth[:40], made[:40], TAKEN, resamples=0)
     assert [result.variant for result in again] == ["frechet_toy", "kad_toy"]
     assert again[0].interval is None
+    apart = measure_distances("toy", truth[:50], made[:30], TAKEN, resamples=5)
+    assert [result.count for result in apart] == [30, 30]
     with pytest.raises(ValueError, match="rows of"):
         measure_distances("toy", truth, made, TAKEN, truth_clips=owners[:5])
 

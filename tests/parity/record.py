@@ -8,6 +8,7 @@ from typing import Any
 
 import conftest  # noqa: F401  (the import shim, before torchvision and torchaudio)
 import numpy as np
+import sound_references
 import torch_references
 import torch_towers
 
@@ -15,7 +16,11 @@ FOLDER = Path(__file__).parent / "recordings"
 
 
 def main() -> None:
-    for references, folder in ((torch_references, FOLDER), (torch_towers, FOLDER / "towers")):
+    for references, folder in (
+        (torch_references, FOLDER),
+        (torch_towers, FOLDER / "towers"),
+        (sound_references, FOLDER / "sound"),
+    ):
         folder.mkdir(exist_ok=True, parents=True)
         for name in references.REFERENCES:
             path = folder / f"{name}.npz"

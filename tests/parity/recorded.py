@@ -16,21 +16,26 @@ needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="needs the parity extra"
 )
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
+needs_librosa = pytest.mark.skipif(
+    not importlib.util.find_spec("librosa"), reason="needs the parity extra"
+)
+LIVE_SOUND = pytest.param("live", marks=[pytest.mark.parity, needs_librosa])
 
 Recording = dict[str, np.ndarray]
 
 
 def recorded(name: str) -> Recording:
-    """A reference as it was written; of the towers, by a name that begins with towers/."""
+    """A reference as it was written; others by their folder: towers/…, sound/…."""
     with np.load(RECORDINGS / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
 def live(name: str) -> Recording:
     """The same reference computed now."""
-    module = "torch_towers" if name.startswith("towers/") else "torch_references"
-    # By name and late: the module imports PyTorch, which most environments lack.
-    return importlib.import_module(module).run(name.removeprefix("towers/"))
+    folder, _, own = name.rpartition("/")
+    modules = {"": "torch_references", "towers": "torch_towers", "sound": "sound_references"}
+    # By name and late: the modules import what most environments lack.
+    return importlib.import_module(modules[folder]).run(own)
 
 
 def state(reference: Recording) -> Recording:

@@ -34,6 +34,7 @@ from weavejax.dials.controls_depth import Depth
 from weavejax.dials.controls_reader import ControlsError, Reader
 
 __all__ = [
+    "ENVELOPE_CEILING_DB",
     "ENVELOPE_FLOOR_DB",
     "VERSION",
     "BoxTrack",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 VERSION = 1
-ENVELOPE_FLOOR_DB = -80.0
+ENVELOPE_FLOOR_DB, ENVELOPE_CEILING_DB = -80.0, 6.0
 
 Box = tuple[float, float, float, float]
 Projection = Literal["pinhole", "equirectangular"]
@@ -290,7 +291,7 @@ def _section(reader: Reader, duration: float) -> Section:
 def _envelope(reader: Reader, duration: float) -> Envelope:
     reader.keys({"rate", "db"})
     rate = reader["rate"].number(1e-3, 1e5)
-    db = reader["db"].numbers(ENVELOPE_FLOOR_DB, 6.0, MAX_EVENTS)
+    db = reader["db"].numbers(ENVELOPE_FLOOR_DB, ENVELOPE_CEILING_DB, MAX_EVENTS)
     if len(db) - 1 > duration * rate:
         raise ControlsError(
             f"{reader['db'].path}: {len(db)} values at {rate:g} Hz reach beyond {duration:g} s"

@@ -9,13 +9,18 @@ from fractions import Fraction
 
 import numpy as np
 
-from weavejax.dials.controls import ENVELOPE_FLOOR_DB, Envelope, Onset, When
+from weavejax.dials.controls import (
+    ENVELOPE_CEILING_DB,
+    ENVELOPE_FLOOR_DB,
+    Envelope,
+    Onset,
+    When,
+)
 from weavejax.dials.envelope import conditioning_envelope, window_mean
 from weavejax.ops import onset_strength
 from weavejax.ops.resample import resample
 
 ENVELOPE_RATE = 50.0  # values a second
-CEILING_DB = 6.0  # the controls file's
 
 
 def extract_when(
@@ -150,4 +155,6 @@ def _envelope(rate: float, rms: np.ndarray) -> Envelope:
 
 
 def _from_db(rate: float, db: np.ndarray) -> Envelope:
-    return Envelope(float(rate), tuple(np.clip(db, ENVELOPE_FLOOR_DB, CEILING_DB).tolist()))
+    return Envelope(
+        float(rate), tuple(np.clip(db, ENVELOPE_FLOOR_DB, ENVELOPE_CEILING_DB).tolist())
+    )

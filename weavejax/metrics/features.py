@@ -7,14 +7,18 @@ import numpy as np
 from weavejax.metrics.distributions import cosines, inception_scores, kl_divergences
 from weavejax.metrics.frechet import (
     SMALLEST,
+    KernelDraws,
     frechet_distance,
     frechet_infinity,
     kernel_distance,
-    median_distance,
 )
 from weavejax.metrics.measured import Measured, Taken, measure_mean, measure_set
 
+Statistic = Callable[[np.ndarray], float]
+Beside = Mapping[str, float]
+
 RESAMPLES = 200  # of sets; of a fit to many sets a tenth
+KERNEL_ROWS = 16_384  # of both sets: 1 GiB for the interval of KAD; beyond it there is none
 SPLITS = 10
 
 
@@ -37,54 +41,60 @@ def measure_distances(
       generated: [m, d].
       taken: how the sound came to them.
       truth_clips: number of the clip that each row is of, int [n]; None when every clip has one row.
-        Rows of one clip are drawn together for the intervals.
-      generated_clips: int [m], in the same numbering.
+        Rows of one clip, true and generated, are drawn together for the intervals.
+      generated_clips: int [m], in the same numbering; without either, row i of both sets is of clip i
+        when they are equally long, and else all rows are of different clips.
       resamples: draws of clips for the intervals; 0 for none.
       seed: of FAD∞'s own draws.
     """
+    if truth_clips is None and generated_clips is None and len(truth) != len(generated):
+        generated_clips = len(truth) + np.arange(len(generated))  # no pairs: two sets of clips
     one, other = _owners(truth, truth_clips), _owners(generated, generated_clips)
     clips = 1 + int(max(one.max(), other.max()))
     truth_rows, generated_rows = (_rows_by_clip(owners, clips) for owners in (one, other))
-    width = median_distance(np.asarray(truth, np.float64))  # of the kernel, the same in all draws
-    rows = {"rows": float(len(generated)), "true rows": float(len(truth))}
+    beside = {"rows": float(len(generated)), "true rows": float(len(truth))}
 
-    def of(distance: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[np.ndarray], float]:
-        def statistic(numbers: np.ndarray) -> float:
-            return distance(
-                truth[np.concatenate([truth_rows[k] for k in numbers])],
-                generated[np.concatenate([generated_rows[k] for k in numbers])],
-            )
-
-        return statistic
-
-    def infinity(a: np.ndarray, b: np.ndarray) -> float:
-        # Draws of clips of unequal length may fall short of the smallest set.
-        return frechet_infinity(a, b, seed=seed, smallest=min(SMALLEST, len(b) - 1)).value
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> float:
-        return kernel_distance(a, b, width)
-
-    results = [
-        measure_set(
-            f"frechet_{name}", of(frechet_distance), clips, taken, resamples=resamples, beside=rows
+    def drawn(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return (
+            truth[np.concatenate([truth_rows[k] for k in numbers])],
+            generated[np.concatenate([generated_rows[k] for k in numbers])],
         )
-    ]
-    if len(generated) > SMALLEST:
-        fit = frechet_infinity(truth, generated, seed=seed)
-        beside = {**rows, "R²": fit.fit, "slope": fit.slope}
+
+    def limit(numbers: np.ndarray) -> float:
+        rows, some = drawn(numbers)
+        # Draws of clips of unequal length may fall short of the smallest set.
+        smallest = min(SMALLEST, len(some) - 1)
+        return frechet_infinity(rows, some, seed=seed, smallest=smallest).value
+
+    def add(metric: str, value: float, statistic: Statistic, draws: int, more: Beside) -> None:
         results.append(
             measure_set(
-                f"fad_inf_{name}",
-                of(infinity),
-                clips,
+                f"{metric}_{name}",
+                value,
+                statistic,
+                len(np.unique(other)),
                 taken,
-                resamples=resamples // 10,
-                beside=beside,
+                resamples=draws,
+                members=clips,
+                beside={**beside, **more},
             )
         )
-    results.append(
-        measure_set(f"kad_{name}", of(kernel), clips, taken, resamples=resamples, beside=rows)
-    )
+
+    results: list[Measured] = []
+    distance = frechet_distance(truth, generated)
+    add("frechet", distance, lambda k: frechet_distance(*drawn(k)), resamples, {})
+    if len(generated) > SMALLEST:
+        fit = frechet_infinity(truth, generated, seed=seed)
+        add("fad_inf", fit.value, limit, resamples // 10, {"R²": fit.fit, "slope": fit.slope})
+    few = resamples > 0 and len(truth) + len(generated) <= KERNEL_ROWS
+    counted = KernelDraws(truth, generated) if few else None
+
+    def kernel(numbers: np.ndarray) -> float:
+        assert counted is not None
+        return counted.distance(_times(numbers, one), _times(numbers, other))
+
+    draws = resamples if few else 0
+    add("kad", kernel_distance(truth, generated), kernel, draws, {})
     return results
 
 
@@ -120,8 +130,11 @@ def measure_logits(
 
     beside = {"of the truth": float(inception_scores(truth, splits).mean())}
     variant = f"isc_{splits}_{name}"
+    value = score(np.arange(len(generated)))
     results.append(
-        measure_set(variant, score, len(generated), taken, resamples=resamples, beside=beside)
+        measure_set(
+            variant, value, score, len(generated), taken, resamples=resamples, beside=beside
+        )
     )
     return results
 
@@ -156,3 +169,8 @@ def _owners(rows: np.ndarray, clips: np.ndarray | None) -> np.ndarray:
 def _rows_by_clip(owners: np.ndarray, clips: int) -> list[np.ndarray]:
     order = np.argsort(owners, kind="stable")
     return np.split(order, np.searchsorted(owners[order], np.arange(1, clips)))
+
+
+def _times(numbers: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """How often each row is drawn with the clips of these numbers: [n]."""
+    return np.bincount(numbers, minlength=int(owners.max()) + 1)[owners]

@@ -158,25 +158,30 @@ def measure_mean(
 
 def measure_set(
     variant: str,
+    value: float,
     statistic: Callable[[np.ndarray], float],
     clips: int,
     taken: Taken,
     *,
     resamples: int,
+    members: int | None = None,
     beside: Mapping[str, float] | None = None,
 ) -> Measured:
     """A statistic of a whole set of clips, with its interval (`interval.bootstrap_spread`).
 
     Args:
       variant: full id.
+      value: the statistic of all clips.
       statistic: of the clips with the numbers it is given, int [n], some of them more than once.
       clips: how many there are.
       taken: how.
       resamples: draws for the interval; 0 for none.
+      members: how many numbers to draw from; None for the clips.
       beside: see `Measured`.
     """
-    value = statistic(np.arange(clips))
-    interval = bootstrap_spread(statistic, clips, value, resamples) if resamples else None
+    interval = None
+    if resamples:
+        interval = bootstrap_spread(statistic, members or clips, value, resamples)
     return Measured(variant, float(value), clips, interval, taken, {}, beside or {})
 
 

@@ -135,7 +135,8 @@ def suppress(onsets: np.ndarray, confidence: np.ndarray, rate: int = RATE) -> np
     """Onsets that no more certain one lies within 50 ms of, almost: [M], ascending.
 
     The published loop removes from a list while it walks over it, so that of two neighbours in a row
-    the second survives; so it does here.
+    the second survives; so it does here. Of equally certain ones the last comes first, where the
+    published sort leaves the order open.
     """
     remaining, output = onsets.tolist(), []
     for number in np.argsort(confidence, kind="stable")[::-1]:
@@ -204,7 +205,7 @@ def measure_onsets(
     """Onset accuracy, AP and F1 at every tolerance, and #onset accuracy, in every mode.
 
     Args:
-      truth: true sounds [S] or [S, C]; only their number is used when there are annotations.
+      truth: true sounds [S] or [S, C]; not looked at when there are annotations.
       generated: generated sounds, as many.
       rate: of all of them, Hz; detection is at 22,050 Hz.
       manifest: `measured.manifest_hash` of the clips.
