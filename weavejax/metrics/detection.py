@@ -74,9 +74,7 @@ def measure_detection(
         pooled = _pooled(truth, found, tolerance)
         results += [
             measure_mean(f"detector_ap_clips_{end}", aps, taken, undefined=none),
-            measure_set(
-                f"detector_ap_pooled_{end}", pooled, len(truth), taken, resamples=RESAMPLES
-            ),
+            _measure(f"detector_ap_pooled_{end}", pooled, len(truth), taken),
             measure_mean(f"detector_f1_clips_{end}", f1s, taken, undefined=none),
         ]
     counts = [float(len(t) == len(c.times)) for t, c in zip(truth, certain, strict=True)]
@@ -87,9 +85,13 @@ def measure_detection(
         joined = np.concatenate([rows[n] for n in chosen], axis=1)
         return balanced_average_precision(joined[0], joined[1])
 
-    variant = "detector_ap_balanced_frames"
-    results.append(measure_set(variant, balanced, len(rows), taken, resamples=RESAMPLES))
+    results.append(_measure("detector_ap_balanced_frames", balanced, len(rows), taken))
     return results
+
+
+def _measure(variant: str, statistic: Statistic, clips: int, taken: Taken) -> Measured:
+    value = statistic(np.arange(clips))
+    return measure_set(variant, value, statistic, clips, taken, resamples=RESAMPLES)
 
 
 def _certain(found: Found, threshold: float) -> Found:
