@@ -15,22 +15,24 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="needs the parity extra"
 )
+# Folder of recordings → where they come from.
+MODULES = {"": "torch_references", "towers": "torch_towers", "stable_audio": "torch_stable_audio"}
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
 
 Recording = dict[str, np.ndarray]
 
 
 def recorded(name: str) -> Recording:
-    """A reference as it was written; of the towers, by a name that begins with towers/."""
+    """A reference as it was written, by its name; in a folder of `MODULES`, folder/name."""
     with np.load(RECORDINGS / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
 def live(name: str) -> Recording:
     """The same reference computed now."""
-    module = "torch_towers" if name.startswith("towers/") else "torch_references"
+    folder, _, reference = name.rpartition("/")
     # By name and late: the module imports PyTorch, which most environments lack.
-    return importlib.import_module(module).run(name.removeprefix("towers/"))
+    return importlib.import_module(MODULES[folder]).run(reference)
 
 
 def state(reference: Recording) -> Recording:

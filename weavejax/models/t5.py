@@ -33,7 +33,6 @@ from weavejax.ops.transformer import (
     MultiHeadAttention,
     RmsNorm,
     Rule,
-    fan_in,
     run_blocks,
 )
 
