@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Norms' scales and weight norms' gains, which lie around one.
-AROUND_ONE = re.compile(r"(norm\d?\.weight|gamma|weight_g)$")
+SCALE = re.compile(r"(norm\d?\.weight|gamma)$")
+GAIN = re.compile(r"weight_g$")
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -29,8 +29,11 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
         mixed *= np.uint32(factor)
     mixed ^= mixed >> np.uint32(16)
     uniform = mixed.astype(np.float64) / 2**31 - 1
-    if AROUND_ONE.search(key):
+    if SCALE.search(key):
         values = 1 + 0.3 * uniform
+    elif GAIN.search(key):
+        # Kept below one, for what an activation's sine is taken of must stay small.
+        values = 0.4 + 0.1 * uniform
     elif len(shape) < 2:
         values = 0.3 * uniform
     else:

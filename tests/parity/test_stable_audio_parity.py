@@ -198,37 +198,29 @@ def test_every_published_key_is_mapped_and_every_number_counted(kind: str) -> No
 
 
 def published(network: str, layout: str) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Keys and shapes that our published config is written with, and how many numbers it has."""
+    """Keys and shapes that our published config has, and how many numbers it has."""
+    constants: dict[str, np.ndarray] = {}
     if network == "dit":
         config = replace(stable_dit.STABLE_AUDIO_OPEN, norm_bias=layout == DIFFUSERS)
-        shapes = stable_dit.shapes(config)
-        back = partial(stable_dit_names.to_torch, config=config, layout=layout)
+        shapes, table = stable_dit.shapes(config), stable_dit_names.table(config, layout)
+        constants = stable_dit_names.constants(config, layout)
     elif network == "oobleck":
         shapes = oobleck.shapes(oobleck.STABLE_AUDIO_OPEN)
-        back = partial(oobleck_names.to_torch, config=oobleck.STABLE_AUDIO_OPEN, layout=layout)
+        table = oobleck_names.table(oobleck.STABLE_AUDIO_OPEN, layout)
     elif network == "number":
         shapes = number.shapes(number.SECONDS)
-        back = partial(number.to_torch, config=number.SECONDS, layout=layout)
+        table = number.table(number.SECONDS, layout)
     else:
-        shapes = t5.shapes(t5.T5_BASE)
-        back = partial(t5.to_torch, config=t5.T5_BASE)
-    # Arrays of one number stand for all: nothing of that size is made.
-    leaves = {
-        path: np.broadcast_to(np.zeros((), np.bool_), shape) for path, shape in shapes.items()
-    }
-    written = {key: array.shape for key, array in back(nested(leaves)).items()}
-    return written, sum(map(math.prod, shapes.values()))
-
-
-def nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, name = path.split("/")
-        place = found
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = leaf
-    return found
+        shapes, table = t5.shapes(t5.T5_BASE), t5.table(t5.T5_BASE)
+    assert shapes.keys() == table.keys()
+    found = {key: array.shape for key, array in constants.items()}
+    for path, source in table.items():
+        # One number stands for all: nothing of that size is made.
+        leaf = np.broadcast_to(np.zeros((), np.float32), shapes[path])
+        first, *rest = source.layout.theirs(leaf).shape
+        for key in (source.key, *source.copies):
+            found[key] = (first * source.parts, *rest)
+    return found, sum(map(math.prod, shapes.values()))
 
 
 @pytest.mark.parametrize("layout", SUFFIX)
@@ -301,7 +293,7 @@ def test_what_should_be_constant_is_looked_at() -> None:
         {**wrong, inverse: tensors[inverse]}, replace(config, norm_bias=True), TOOLS
     )
     np.testing.assert_array_equal(biased["blocks_1"]["norm3"]["bias"], wrong[beta])
-    with pytest.raises(UserError, match="missing preprocess_conv.weight"):
+    with pytest.raises(UserError, match=r"missing preprocess_conv\.weight"):
         stable_dit_names.from_torch(
             {k: v for k, v in tensors.items() if k != "preprocess_conv.weight"}, config, TOOLS
         )
