@@ -71,6 +71,41 @@ def dit_tools() -> Recording:
     return record
 
 
+def control_tools() -> Recording:
+    """Two of the base's networks, the second one as the copy, joined by hooks; one block copied.
+
+    As stable-audio-controlnet does it: ``conv_in`` of the control after ``preprocess_conv``,
+    ``conv_outs`` of each block's output, added before the base's block of the same number.
+    """
+    sizes: dict[str, Any] = {"io_channels": 8, "embed_dim": 128, "num_heads": 2}
+    sizes |= {"cond_token_dim": 64, "global_cond_dim": 32, "project_cond_tokens": False}
+    dit = tools("models.dit").DiffusionTransformer
+    model = torch.nn.ModuleDict(
+        {
+            "base": dit(depth=2, **sizes),
+            "copy": dit(depth=1, **sizes),
+            "conv_in": torch.nn.Conv1d(8, 8, 1, bias=False),
+            "conv_outs": torch.nn.ModuleList([torch.nn.Conv1d(128, 128, 1, bias=False)]),
+        }
+    )
+    record = _seed(model)
+    inputs = _dit_inputs(2, 9, 5, channels=8, cross=64, whole=32)
+    x, time, cross, whole = (torch.from_numpy(array) for array in inputs.values())
+    control = seeded.array("control", (2, 9, 8))
+    added, between = (torch.from_numpy(control).mT, [])
+    given: dict[str, Any] = {"cross_attn_cond": cross, "global_embed": whole}
+    copy, base = model["copy"].transformer, model["base"].transformer
+    copy.project_in.register_forward_pre_hook(lambda _, x: x[0] + model["conv_in"](added).mT)
+    copy.layers[0].register_forward_hook(
+        lambda _, x, y: between.append(model["conv_outs"][0](y.mT).mT)
+    )
+    model["copy"](x.mT, time, **given)
+    base.layers[0].register_forward_pre_hook(lambda _, x: (x[0] + between[0], *x[1:]))
+    output = model["base"](x.mT, time, **given).mT
+    record |= {"odd/residuals": torch.stack(between).numpy()}
+    return record | _case("odd", inputs | {"control": control}, output)
+
+
 def oobleck_diffusers() -> Recording:
     """Strides 2, 3 and 4; two lengths that strides do not divide, and a batch."""
     model = AutoencoderOobleck(
@@ -224,6 +259,7 @@ REFERENCES: dict[str, Callable[[], Recording]] = {
     for name in (
         "dit_diffusers",
         "dit_tools",
+        "control_tools",
         "oobleck_diffusers",
         "oobleck_tools",
         "number_diffusers",

@@ -202,9 +202,12 @@ def sizes(state: Arrays, layout: str) -> StableDitConfig:
 
     Raises:
         KeyError: an array that tells them is missing.
+        ValueError: the rotary frequencies are not the published ones.
     """
     _known(layout)
     config = SIZES[layout](state)
+    if INVERSE in state and not same(state[INVERSE], inverse_frequencies(config.rotary)):
+        raise ValueError(f"{INVERSE} is not of base 10000")
     biases = (_norm(i, name, layout)[1] for i in range(config.layers) for name in NORMS)
     return replace(config, norm_bias=any(np.any(state[key]) for key in biases if key in state))
 
