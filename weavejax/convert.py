@@ -6,10 +6,11 @@
   python -m weavejax.train --config configs/gram.py:published --config.init.weights=weights/gram
 
 Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
-ckpt/), EVA-CLIP's and timm's image towers, BEATs, and transformers' BERT, CLIP, SigLIP and CLAP (the
-last three with the config.json beside them; they are only read). Says of every key what became of it;
-a key that nothing knows, a missing one and one of another shape stop it, all named at once. Writes
-params.safetensors and coverage.md. PyTorch's own files need the `torch` extra; they are read without
+ckpt/), EVA-CLIP's and timm's image towers, BEATs, Stable Audio Open (its one file, or each of
+diffusers'), T5, and transformers' BERT, CLIP, SigLIP and CLAP (the last three with the config.json
+beside them; they are only read). Says of every key what became of it; a key that nothing knows, a
+missing one and one of another shape stop it, all named at once. Writes params.safetensors and
+coverage.md. PyTorch's own files need the `torch` extra; they are read without
 running what is in them. With --back, also of a run that started from converted weights.
 """
 
@@ -29,7 +30,7 @@ from weavejax.runs import restore
 from weavejax.runtime import cli, tree
 from weavejax.runtime.workdir import CONFIG
 from weavejax.storage import write_text
-from weavejax.weights import gram, published
+from weavejax.weights import gram, published, stable_audio
 from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
 from weavejax.weights.coverage import Coverage, Group
 from weavejax.weights.published import Format, convert_file, restore_file
@@ -44,6 +45,11 @@ FORMATS: dict[str, Format] = {
     "eva": published.EVA,
     "beats": published.BEATS,
     "bert": published.BERT,
+    "stable_audio": stable_audio.STABLE_AUDIO,
+    "stable_audio_dit": stable_audio.STABLE_AUDIO_DIT,
+    "oobleck": stable_audio.OOBLECK,
+    "seconds": stable_audio.SECONDS,
+    "t5": stable_audio.T5,
 }
 FLAGS = {
     "from": "file or directory to read",

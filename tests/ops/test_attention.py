@@ -25,6 +25,24 @@ def test_equals_the_definition(bias_shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(ours, np.einsum("nhls,nshd->nlhd", weights, v), atol=1e-6)
 
 
+@pytest.mark.parametrize("heads", [1, 2])
+def test_grouped_keys_serve_queries_in_a_row(heads: int) -> None:
+    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 5, 4, 8)).astype(np.float32)
+    k, v = k[:, :3, :heads], v[:, :3, :heads]
+    bias = np.random.default_rng(1).standard_normal((2, 4, 5, 3)).astype(np.float32)
+    mask = np.array([[True, True, False], [True, False, True]])[:, None, None, :]
+    grouped = jax.jit(attention)(q, k, v, bias=bias, mask=mask)
+    k, v = (np.repeat(x, 4 // heads, axis=2) for x in (k, v))
+    np.testing.assert_allclose(grouped, attention(q, k, v, bias=bias, mask=mask), atol=1e-6)
+
+
+def test_the_scale_can_be_given() -> None:
+    q, k, v = random_qkv()
+    np.testing.assert_allclose(
+        attention(q, k, v, scale=1.0), attention(q * 8**0.5, k, v), atol=1e-6
+    )
+
+
 def test_bfloat16_rounds_the_weights_only_after_the_softmax() -> None:
     q, k, v = random_qkv(jnp.bfloat16)
     ours = attention(100 * q, k, v)
@@ -59,6 +77,8 @@ def test_shapes_that_do_not_fit_fail() -> None:
     q, k, v = random_qkv()
     with pytest.raises(ValueError, match=r"takes q \[N, L, H, D\]"):
         attention(q, k[:, :, :2], v[:, :, :2])
+    with pytest.raises(ValueError, match="H a multiple of K"):
+        attention(q[:, :, :2], k, v)
     with pytest.raises(ValueError, match=r"mask .* does not broadcast"):
         attention(q, k, v, mask=jnp.ones((2, 1, 1, 5), bool))
     with pytest.raises(ValueError, match=r"bias .* does not broadcast"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from weavejax.ops.transformer import LayerNorm, drop_path
+from weavejax.ops.transformer import LayerNorm, RmsNorm, drop_path
 
 
 def normalise(
@@ -33,6 +33,19 @@ def test_layer_norm_takes_its_statistics_in_float32() -> None:
     assert ours.dtype == jnp.bfloat16
     exact = normalise(x.astype(np.float32), scale, bias, dtype=jnp.float32)
     np.testing.assert_allclose(ours.astype(np.float32), exact, rtol=2**-8)
+
+
+def test_rms_norm_equals_float64_and_takes_its_mean_in_float32() -> None:
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((3, 5, 64)) + 2).astype(np.float32)
+    scale = random.standard_normal(64).astype(np.float32)
+    norm = RmsNorm(1e-6, jnp.float32)
+    exact = x.astype(np.float64)
+    wanted = exact / np.sqrt((exact**2).mean(-1, keepdims=True) + 1e-6) * scale
+    np.testing.assert_allclose(norm.apply({"params": {"scale": scale}}, x), wanted, atol=1e-5)
+    half = RmsNorm(1e-6, jnp.bfloat16).apply({"params": {"scale": scale}}, x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), wanted, rtol=2**-6, atol=2**-7)
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean() -> None:

@@ -15,6 +15,13 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="needs the parity extra"
 )
+# Folder of recordings → where they come from.
+MODULES = {
+    "": "torch_references",
+    "towers": "torch_towers",
+    "sound": "sound_references",
+    "stable_audio": "torch_stable_audio",
+}
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
 needs_librosa = pytest.mark.skipif(
     not importlib.util.find_spec("librosa"), reason="needs the parity extra"
@@ -25,17 +32,16 @@ Recording = dict[str, np.ndarray]
 
 
 def recorded(name: str) -> Recording:
-    """A reference as it was written; others by their folder: towers/…, sound/…."""
+    """A reference as it was written, by its name; in a folder of `MODULES`, folder/name."""
     with np.load(RECORDINGS / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
 def live(name: str) -> Recording:
     """The same reference computed now."""
-    folder, _, own = name.rpartition("/")
-    modules = {"": "torch_references", "towers": "torch_towers", "sound": "sound_references"}
-    # By name and late: the modules import what most environments lack.
-    return importlib.import_module(modules[folder]).run(own)
+    folder, _, reference = name.rpartition("/")
+    # By name and late: the module imports PyTorch, which most environments lack.
+    return importlib.import_module(MODULES[folder]).run(reference)
 
 
 def state(reference: Recording) -> Recording:

@@ -16,18 +16,23 @@ def attention(
     *,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    scale: float | None = None,
     backend: str = "xla",
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(q kᵀ / √D + bias) v, with logits and softmax in float32.
+    """softmax(scale · q kᵀ + bias) v, with logits and softmax in float32.
+
+    Keys and values may have fewer heads than queries, K instead of H: every H/K queries in a row
+    share one (grouped-query attention, arXiv 2305.13245).
 
     Args:
         q: queries ``[N, L, H, D]``.
-        k: keys ``[N, S, H, D]``.
-        v: values ``[N, S, H, D]``.
+        k: keys ``[N, S, K, D]``, H a multiple of K.
+        v: values ``[N, S, K, D]``.
         bias: added to the scaled logits; each axis equal to ``[N, H, L, S]`` or 1.
         mask: bool, True where a query may attend; each axis equal to ``[N, H, L, S]`` or 1.
+        scale: of the logits; None is 1 / √D.
         backend: ``"xla"`` (any device, any shape) or ``"cudnn"`` (flash attention on NVIDIA).
         dropout: share of attention weights set to zero.
         dropout_key: key for the dropout; needed when ``dropout`` is above 0.
@@ -42,10 +47,11 @@ def attention(
     _check_shapes(q, k, v, bias, mask)
     if dropout > 0.0 and dropout_key is None:
         raise ValueError("attention with dropout needs a dropout_key")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     if backend == "xla":
-        return _xla(q, k, v, bias, mask, dropout, dropout_key)
+        return _xla(q, k, v, bias, mask, scale, dropout, dropout_key)
     if backend == "cudnn":
-        return _cudnn(q, k, v, bias, mask, dropout)
+        return _cudnn(q, k, v, bias, mask, scale, dropout)
     raise ValueError(f"unknown attention backend {backend!r}; choose one of {', '.join(BACKENDS)}")
 
 
@@ -55,11 +61,13 @@ def _check_shapes(
     if (
         q.ndim != 4
         or k.shape != v.shape
-        or q.shape[::2] != k.shape[::2]
+        or k.ndim != 4
+        or q.shape[0] != k.shape[0]
+        or q.shape[2] % max(k.shape[2], 1)
         or q.shape[3] != k.shape[3]
     ):
         raise ValueError(
-            "attention takes q [N, L, H, D] and k, v [N, S, H, D], "
+            "attention takes q [N, L, H, D] and k, v [N, S, K, D], H a multiple of K, "
             f"got {q.shape}, {k.shape} and {v.shape}"
         )
     logits = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
@@ -82,11 +90,19 @@ def _xla(
     v: jax.Array,
     bias: jax.Array | None,
     mask: jax.Array | None,
+    scale: float,
     dropout: float,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
-    logits = jnp.einsum("nlhd,nshd->nhls", q, k, preferred_element_type=jnp.float32)
-    logits = logits * q.shape[-1] ** -0.5
+    grouped = q.shape[2] != k.shape[2]
+    groups = (k.shape[2], q.shape[2] // k.shape[2])
+    if grouped:
+        queries = q.reshape(*q.shape[:2], *groups, q.shape[3])
+        logits = jnp.einsum("nlkgd,nskd->nkgls", queries, k, preferred_element_type=jnp.float32)
+        logits = logits.reshape(q.shape[0], q.shape[2], *logits.shape[3:])
+    else:
+        logits = jnp.einsum("nlhd,nshd->nhls", q, k, preferred_element_type=jnp.float32)
+    logits = logits * scale
     if bias is not None:
         logits = logits + bias.astype(jnp.float32)
     if mask is not None:
@@ -95,7 +111,11 @@ def _xla(
     if dropout > 0.0 and dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1.0 - dropout, weights.shape)
         weights = jnp.where(kept, weights / (1.0 - dropout), 0.0)
-    return jnp.einsum("nhls,nshd->nlhd", weights.astype(v.dtype), v)
+    weights = weights.astype(v.dtype)
+    if not grouped:
+        return jnp.einsum("nhls,nshd->nlhd", weights, v)
+    weights = weights.reshape(weights.shape[0], *groups, *weights.shape[2:])
+    return jnp.einsum("nkgls,nskd->nlkgd", weights, v).reshape(q.shape)
 
 
 def _cudnn(
@@ -104,6 +124,7 @@ def _cudnn(
     v: jax.Array,
     bias: jax.Array | None,
     mask: jax.Array | None,
+    scale: float,
     dropout: float,
 ) -> jax.Array:
     """What is checked here would otherwise fail late or, worse, be ignored."""
@@ -126,4 +147,6 @@ def _cudnn(
         mask = jnp.broadcast_to(mask, full)
     if bias is not None:
         bias = jnp.broadcast_to(bias, (1, *full[1:])).astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q, k, v, bias=bias, mask=mask, scale=scale, implementation="cudnn"
+    )

@@ -11,6 +11,7 @@ from einops import rearrange
 
 from weavejax.ops.attention import attention
 from weavejax.ops.placement import split_batch
+from weavejax.ops.rotary import rotate
 
 Init = jax.nn.initializers.Initializer
 # (regex on the "/"-joined parameter path, mesh axes of the last dimensions)
@@ -21,7 +22,7 @@ Rule = tuple[str, tuple[str | None, ...]]
 BLOCK_RULES: tuple[Rule, ...] = (
     (r"attention/(query|key|value)/kernel$", ("data", "model")),
     (r"attention/output/kernel$", ("model", "data")),
-    (r"mlp/fc1/kernel$", ("data", "model")),
+    (r"mlp/(fc1|gate)/kernel$", ("data", "model")),
     (r"mlp/fc2/kernel$", ("model", "data")),
     (r"/(bias|scale)$", ()),
 )
@@ -39,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 REMAT_POLICIES = {
@@ -87,18 +89,37 @@ class LayerNorm(nn.Module):
 
     epsilon: float
     dtype: jnp.dtype
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         # Frozen parameters are kept in bfloat16.
         scale = self.param("scale", nn.initializers.ones, (width,)).astype(jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (width,)).astype(jnp.float32)
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         row = (1,) * (x.ndim - 1) + (width,)
-        return (x * scale.reshape(row) + bias.reshape(row)).astype(self.dtype)
+        x = x * scale.reshape(row)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (width,)).astype(jnp.float32)
+            x = x + bias.reshape(row)
+        return x.astype(self.dtype)
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square normalisation (arXiv 1910.07467) over the last axis, in float32."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,)).astype(jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return (x * scale.reshape((1,) * (x.ndim - 1) + (width,))).astype(self.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -109,10 +130,14 @@ class MultiHeadAttention(nn.Module):
         heads: number of heads, each ``width / heads`` wide.
         dtype: compute type.
         dropout: dropout of attention weights.
+        kv_heads: number of heads of keys and values, 0 = ``heads``; each serves as many queries.
+        use_bias: False leaves out all biases.
         key_bias: False leaves out the key's bias, as in EVA (it cannot change a softmax).
+        scale: of the logits; None is 1 / √(width / heads).
         backend: see `weavejax.ops.attention`.
         query_init: initialiser of the query and key kernels.
         value_init: initialiser of the value and output kernels.
+        output_init: initialiser of the output kernel alone; None = ``value_init``.
         deterministic: True switches dropout off.
     """
 
@@ -120,10 +145,14 @@ class MultiHeadAttention(nn.Module):
     heads: int
     dtype: jnp.dtype
     dropout: float = 0.0
+    kv_heads: int = 0
+    use_bias: bool = True
     key_bias: bool = True
+    scale: float | None = None
     backend: str = "xla"
     query_init: Init = fan_in
     value_init: Init = fan_in
+    output_init: Init | None = None
     deterministic: bool = True
 
     @nn.compact
@@ -134,15 +163,21 @@ class MultiHeadAttention(nn.Module):
         *,
         bias: Callable[[jax.Array], jax.Array] | None = None,
         mask: jax.Array | None = None,
+        rotary: jax.Array | None = None,
     ) -> jax.Array:
         """Attend from ``x [N, L, width]`` to ``memory [N, S, ·]``, or to ``x`` itself.
 
         ``bias`` maps the projected queries ``[N, L, H, D]`` to a logit bias (`attention`'s shape).
+        ``rotary`` is the `rotary_table` of the positions of ``x``, for self-attention.
         """
         memory = x if memory is None else memory
-        q = self._heads(x, "query", self.query_init, use_bias=True)
-        k = self._heads(memory, "key", self.query_init, use_bias=self.key_bias)
-        v = self._heads(memory, "value", self.value_init, use_bias=True)
+        pairs = self.kv_heads or self.heads
+        q = self._heads(x, "query", self.query_init, self.heads, use_bias=self.use_bias)
+        biased = self.use_bias and self.key_bias
+        k = self._heads(memory, "key", self.query_init, pairs, use_bias=biased)
+        v = self._heads(memory, "value", self.value_init, pairs, use_bias=self.use_bias)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         dropout = 0.0 if self.deterministic else self.dropout
         mixed = attention(
             q,
@@ -150,30 +185,45 @@ class MultiHeadAttention(nn.Module):
             v,
             bias=None if bias is None else bias(q),
             mask=mask,
+            scale=self.scale,
             backend=self.backend,
             dropout=dropout,
             dropout_key=self.make_rng("dropout") if dropout > 0.0 else None,
         )
         mixed = mixed.reshape(*x.shape[:-1], self.width)
-        return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.value_init, name="output")(
-            mixed
-        )
+        return nn.Dense(
+            self.width,
+            dtype=self.dtype,
+            kernel_init=self.output_init or self.value_init,
+            use_bias=self.use_bias,
+            name="output",
+        )(mixed)
 
-    def _heads(self, x: jax.Array, name: str, init: Init, *, use_bias: bool) -> jax.Array:
+    def _heads(
+        self, x: jax.Array, name: str, init: Init, heads: int, *, use_bias: bool
+    ) -> jax.Array:
+        each = self.width // self.heads
         dense = nn.Dense(
-            self.width, dtype=self.dtype, kernel_init=init, use_bias=use_bias, name=name
+            heads * each, dtype=self.dtype, kernel_init=init, use_bias=use_bias, name=name
         )
-        return dense(x).reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+        return dense(x).reshape(*x.shape[:-1], heads, each)
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an activation between them, by default the exact (erf) GELU."""
+    """Two dense layers with an activation between them, by default the exact (erf) GELU.
+
+    With ``gated`` the activation is of a third layer's output, and multiplies the first's (GLU
+    variants, arXiv 2002.05202).
+    """
 
     hidden: int
     width: int
     dtype: jnp.dtype
     kernel_init: Init = fan_in
     activation: str = "gelu"
+    use_bias: bool = True
+    gated: bool = False
+    output_init: Init | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -181,9 +231,15 @@ class Mlp(nn.Module):
             raise ValueError(
                 f"unknown activation {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}"
             )
-        x = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(x)
-        x = ACTIVATIONS[self.activation](x)
-        return nn.Dense(self.width, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(x)
+        dense = partial(nn.Dense, dtype=self.dtype, use_bias=self.use_bias)
+        activate = ACTIVATIONS[self.activation]
+        y = dense(self.hidden, kernel_init=self.kernel_init, name="fc1")(x)
+        if self.gated:
+            # Apart from the first, not half of it, so that each splits over `model` by itself.
+            y = y * activate(dense(self.hidden, kernel_init=self.kernel_init, name="gate")(x))
+        else:
+            y = activate(y)
+        return dense(self.width, kernel_init=self.output_init or self.kernel_init, name="fc2")(y)
 
 
 class PreNormBlock(nn.Module):
@@ -249,7 +305,12 @@ def drop_path(branch: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.where(kept, branch / keep.astype(branch.dtype), jnp.zeros((), branch.dtype))
 
 
-def run_blocks(
+def run_blocks(block: type[nn.Module], x: jax.Array, *shared: Any, **how: Any) -> jax.Array:
+    """Run copies of ``block`` one after the other: `collect_blocks` where they put nothing out."""
+    return collect_blocks(block, x, *shared, **how)[0]
+
+
+def collect_blocks(
     block: type[nn.Module],
     x: jax.Array,
     *shared: Any,
@@ -257,10 +318,10 @@ def run_blocks(
     scan: bool,
     remat: str,
     **fields: Any,
-) -> jax.Array:
+) -> tuple[jax.Array, Any]:
     """Run ``layers`` copies of ``block`` one after the other, inside a compact ``__call__``.
 
-    A block maps ``(x, layer, *shared)`` to ``(x, None)``; ``layer`` is its int32 index.
+    A block maps ``(x, layer, *shared)`` to ``(x, output)``; ``layer`` is its int32 index.
 
     Args:
         block: the module class.
@@ -273,6 +334,9 @@ def run_blocks(
         remat: what the backward pass recomputes: ``"none"``, ``"dots"`` (keep the results of
             matrix products) or ``"full"`` (keep the blocks' inputs only).
         **fields: attributes of each block.
+
+    Returns:
+        What the last block passed on, and the blocks' outputs stacked (None if they are None).
     """
     if remat != "none":
         if remat not in REMAT_POLICIES:
@@ -280,9 +344,11 @@ def run_blocks(
         # Inside a scan XLA cannot merge the recomputation with the first pass: no barrier needed.
         block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
     if not scan:
+        outputs = []
         for layer in range(layers):
-            x, _ = block(**fields, name=f"blocks_{layer}")(x, jnp.int32(layer), *shared)
-        return x
+            x, output = block(**fields, name=f"blocks_{layer}")(x, jnp.int32(layer), *shared)
+            outputs.append(output)
+        return x, jax.tree.map(lambda *each: jnp.stack(each), *outputs) if outputs else None
     scanned = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -290,8 +356,10 @@ def run_blocks(
         in_axes=(0,) + (nn.broadcast,) * len(shared),
         length=layers,
     )
-    x, _ = scanned(**fields, name="blocks")(x, jnp.arange(layers, dtype=jnp.int32), *shared)
-    return x
+    found: tuple[jax.Array, Any] = scanned(**fields, name="blocks")(
+        x, jnp.arange(layers, dtype=jnp.int32), *shared
+    )
+    return found
 
 
 def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
