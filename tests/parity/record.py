@@ -9,13 +9,18 @@ from typing import Any
 import conftest  # noqa: F401  (the import shim, before torchvision and torchaudio)
 import numpy as np
 import torch_references
+import torch_samplers
 import torch_towers
 
 FOLDER = Path(__file__).parent / "recordings"
 
 
 def main() -> None:
-    for references, folder in ((torch_references, FOLDER), (torch_towers, FOLDER / "towers")):
+    for references, folder in (
+        (torch_references, FOLDER),
+        (torch_towers, FOLDER / "towers"),
+        (torch_samplers, FOLDER / "samplers"),
+    ):
         folder.mkdir(exist_ok=True, parents=True)
         for name in references.REFERENCES:
             path = folder / f"{name}.npz"

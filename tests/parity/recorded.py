@@ -21,16 +21,17 @@ Recording = dict[str, np.ndarray]
 
 
 def recorded(name: str) -> Recording:
-    """A reference as it was written; of the towers, by a name that begins with towers/."""
+    """A reference as it was written; towers and samplers by names that begin with their folder."""
     with np.load(RECORDINGS / f"{name}.npz") as arrays:
         return dict(arrays)
 
 
 def live(name: str) -> Recording:
     """The same reference computed now."""
-    module = "torch_towers" if name.startswith("towers/") else "torch_references"
+    folder, _, reference = name.rpartition("/")
+    module = f"torch_{folder or 'references'}"
     # By name and late: the module imports PyTorch, which most environments lack.
-    return importlib.import_module(module).run(name.removeprefix("towers/"))
+    return importlib.import_module(module).run(reference)
 
 
 def state(reference: Recording) -> Recording:
