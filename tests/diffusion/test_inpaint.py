@@ -22,11 +22,14 @@ def smooth(x, time):
     return (alpha * x - near) / jnp.maximum(sigma, 0.1)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
-@pytest.mark.parametrize("grid", sorted(GRIDS))
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        *((name, "cosine") for name in ("dpmpp-3m-sde", "dpmpp-2m", "heun")),
+        *((name, grid) for name in ("ddim", "pingpong") for grid in ("linear", "straight")),
+    ],
+)
 def test_latents_outside_the_span_are_exactly_the_original(name, grid):
-    if grid != "cosine" and name.startswith(("dpmpp", "heun")):
-        grid = "cosine"  # these do not start from pure noise
     table = SAMPLERS[name](GRIDS[grid])
     clean = jnp.float32(np.random.default_rng(0).normal(size=(2, 20, 3)))
     renew = jnp.zeros((2, 20), bool).at[0, 5:9].set(True).at[1, 15:].set(True)

@@ -52,6 +52,14 @@ def test_places_and_examples_that_are_not_there_do_not_count():
     assert np.isfinite(grad).all()
     np.testing.assert_array_equal(np.asarray(grad)[~np.asarray(mask)], 0.0)
 
+    def weighted(x):
+        return denoising_loss(x, target, weight=jnp.array([1.0, 0.0, 1.0]))[0]
+
+    absent = predicted.at[1].set(jnp.nan)
+    value, grad = jax.value_and_grad(weighted)(absent)
+    assert np.isfinite(value)
+    np.testing.assert_array_equal(grad[1], 0.0)
+
 
 def test_conditions_are_dropped_at_their_rates_and_independently():
     kept = draw_kept(jax.random.key(0), 20_000, {"what": 0.1, "when": 0.3, "where": 0.0})

@@ -15,13 +15,15 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 needs_torch = pytest.mark.skipif(
     not importlib.util.find_spec("torch"), reason="needs the parity extra"
 )
+# Folder of recordings → where they come from.
+MODULES = {"": "torch_references", "towers": "torch_towers", "samplers": "torch_samplers"}
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
 
 Recording = dict[str, np.ndarray]
 
 
 def recorded(name: str) -> Recording:
-    """A reference as it was written; towers and samplers by names that begin with their folder."""
+    """A reference as it was written, by its name; in a folder of `MODULES`, folder/name."""
     with np.load(RECORDINGS / f"{name}.npz") as arrays:
         return dict(arrays)
 
@@ -29,9 +31,8 @@ def recorded(name: str) -> Recording:
 def live(name: str) -> Recording:
     """The same reference computed now."""
     folder, _, reference = name.rpartition("/")
-    module = f"torch_{folder or 'references'}"
     # By name and late: the module imports PyTorch, which most environments lack.
-    return importlib.import_module(module).run(reference)
+    return importlib.import_module(MODULES[folder]).run(reference)
 
 
 def state(reference: Recording) -> Recording:

@@ -40,13 +40,13 @@ def test_every_sampler_equals_its_published_code(reference):
         return jnp.tanh(mixed + time[:, None, None] * tell[None, None])
 
     found = cases(reference)
-    assert found.keys() == TABLES.keys()
+    assert found.keys() <= TABLES.keys()
     run = quick_jit(lambda table: sample(network, begin(table, noise), table, noise=noise))
     errors = {
         case: relative_error(np.asarray(run(TABLES[case])), parts["output"])
         for case, parts in found.items()
     }
-    assert max(errors.values()) < 1e-5, errors
+    assert max(errors.values()) < 2e-6, errors
 
 
 def test_levels_equal_those_of_the_libraries(reference):
@@ -57,10 +57,14 @@ def test_levels_equal_those_of_the_libraries(reference):
             )
 
 
+def test_the_recording_holds_every_case():
+    assert cases(recorded(NAME)).keys() == TABLES.keys()
+
+
 @pytest.mark.parity
 @needs_torch
 def test_the_recording_equals_the_live_run():
     kept, now = recorded(NAME), live(NAME)
-    assert kept.keys() == now.keys()
-    for key, array in kept.items():
-        np.testing.assert_allclose(array, now[key], rtol=1e-5, atol=1e-6, err_msg=key)
+    assert now.keys() <= kept.keys()
+    for key, array in now.items():
+        np.testing.assert_allclose(array, kept[key], rtol=1e-5, atol=1e-6, err_msg=key)

@@ -60,18 +60,16 @@ def denoising_loss(
     Returns:
       The sum of the weighted errors and of the weights: (sum [], weight []).
     """
-    square = jnp.square(predicted.astype(jnp.float32) - target.astype(jnp.float32))
+    axes = tuple(range(1, target.ndim))
     weight = jnp.ones(len(target)) if weight is None else weight.astype(jnp.float32)
-    counts = jnp.ones(square.shape[:1] + (1,) * (square.ndim - 1), bool)
-    if mask is not None:
-        counts = beside(mask, square)
-        weight = jnp.where(mask.any(1), weight, 0.0)
-    counts = jnp.broadcast_to(counts, square.shape)
-    axes = tuple(range(1, square.ndim))
-    # Chosen, not multiplied: what stands in masked places need not be finite.
-    number = jnp.maximum(counts.sum(axes), 1).astype(jnp.float32)
-    error = jnp.where(counts, square, 0.0).sum(axes) / number
-    return jnp.where(weight > 0, weight * error, 0.0).sum(), weight.sum()
+    counts = jnp.ones(target.shape[:2], bool) if mask is None else mask
+    weight = jnp.where(counts.any(1), weight, 0.0)
+    counts = jnp.broadcast_to(beside(counts & (weight > 0)[:, None], target), target.shape)
+    # Chosen before it is squared: what does not count need not be finite, nor its gradient.
+    difference = predicted.astype(jnp.float32) - target.astype(jnp.float32)
+    square = jnp.square(jnp.where(counts, difference, 0.0))
+    error = square.sum(axes) / jnp.maximum(counts.sum(axes), 1).astype(jnp.float32)
+    return (weight * error).sum(), weight.sum()
 
 
 def draw_kept(key: Array, size: int, drop: Mapping[str, float]) -> dict[str, Array]:
