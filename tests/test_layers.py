@@ -20,7 +20,7 @@ LAYERS = {
     "ops": {"errors"},
     "models": {"ops", "errors"},
     "metrics": {"models", "ops", "errors"},
-    "losses": {"models", "ops", "errors"},
+    "losses": {"diffusion", "models", "ops", "errors"},
     "diffusion": {"models", "ops", "errors"},
     "dials": {"models", "ops", "errors"},
     "systems": {"dials", "losses", "diffusion", "metrics", "models", "ops", "errors"},

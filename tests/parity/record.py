@@ -10,6 +10,7 @@ import conftest  # noqa: F401  (the import shim, before torchvision and torchaud
 import numpy as np
 import sound_references
 import torch_references
+import torch_samplers
 import torch_stable_audio
 import torch_towers
 
@@ -22,6 +23,7 @@ def main() -> None:
         (torch_towers, FOLDER / "towers"),
         (sound_references, FOLDER / "sound"),
         (torch_stable_audio, FOLDER / "stable_audio"),
+        (torch_samplers, FOLDER / "samplers"),
     ):
         folder.mkdir(exist_ok=True, parents=True)
         for name in references.REFERENCES:

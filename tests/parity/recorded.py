@@ -21,6 +21,7 @@ MODULES = {
     "towers": "torch_towers",
     "sound": "sound_references",
     "stable_audio": "torch_stable_audio",
+    "samplers": "torch_samplers",
 }
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
 needs_librosa = pytest.mark.skipif(

@@ -1,0 +1,1 @@
+"""From noise to latents: schedules, samplers, guidance, long clips, local re-synthesis."""
