@@ -13,6 +13,7 @@ import torch_references
 import torch_samplers
 import torch_stable_audio
 import torch_towers
+import torch_when
 
 FOLDER = Path(__file__).parent / "recordings"
 
@@ -24,6 +25,7 @@ def main() -> None:
         (sound_references, FOLDER / "sound"),
         (torch_stable_audio, FOLDER / "stable_audio"),
         (torch_samplers, FOLDER / "samplers"),
+        (torch_when, FOLDER / "when"),
     ):
         folder.mkdir(exist_ok=True, parents=True)
         for name in references.REFERENCES:

@@ -22,6 +22,7 @@ MODULES = {
     "sound": "sound_references",
     "stable_audio": "torch_stable_audio",
     "samplers": "torch_samplers",
+    "when": "torch_when",
 }
 LIVE = pytest.param("live", marks=[pytest.mark.parity, needs_torch])
 needs_librosa = pytest.mark.skipif(
