@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gaussian import Gaussian
+from jax.sharding import NamedSharding, PartitionSpec
 
 from weavejax.diffusion.noise import clip_noise, given_noise, placed_noise
 from weavejax.diffusion.progress import Progress
@@ -264,6 +265,24 @@ def test_progress_is_told_and_costs_nothing_when_absent():
     assert progress.done == 12
     np.testing.assert_array_equal(got, jax.jit(run(None))(x))
     assert "callback" not in str(jax.make_jaxpr(run(None))(x))
+
+
+def test_clips_spread_over_devices_are_the_same_clips():
+    table = SAMPLERS["dpmpp-3m-sde"](polyexponential(6))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.device_put(keys(8), NamedSharding(mesh, PartitionSpec("data")))
+    with Progress(6, file=io.StringIO()) as progress:
+
+        @jax.jit
+        def generate(keys):
+            noise = clip_noise(keys, (4, 3))
+            return sample(toy(), begin(table, noise), table, noise=noise, progress=progress)
+
+        got = generate(spread)
+        jax.effects_barrier()
+    assert progress.done == 6
+    assert len(got.sharding.device_set) == 8
+    np.testing.assert_allclose(got, generate(keys(8)), atol=1e-6)
 
 
 def test_the_noise_of_a_place_does_not_depend_on_the_length():

@@ -13,6 +13,7 @@ from weavejax.diffusion.samplers import SAMPLERS, begin, sample
 from weavejax.diffusion.schedules import polyexponential
 from weavejax.diffusion.windows import blend, cut, plan_windows, windowed
 from weavejax.errors import UserError
+from weavejax.metrics.seam import seam_jumps
 
 PLANS = st.tuples(st.integers(1, 90), st.integers(1, 24)).flatmap(
     lambda sizes: st.tuples(st.just(sizes[0]), st.just(sizes[1]), st.integers(0, sizes[1] - 1))
@@ -107,6 +108,26 @@ def test_conditions_are_cut_as_the_latents_are():
     got = windowed(denoiser, windows)(x, time)
     assert calls == [(2 * len(windows.starts), 8, 3)]
     np.testing.assert_allclose(got, x * curve + time[:, None, None], atol=1e-6)
+
+
+def test_an_overlap_takes_the_jump_out_of_seams():
+    """Windows that disagree by 12 dB about the level of what they hear."""
+    problems = Gaussian(0.0, 0.25), Gaussian(0.0, 1.0)
+    table = SAMPLERS["ddim"](polyexponential(12, 0.03, 80.0))
+    noise = placed_noise(jax.random.split(jax.random.key(0), 1), 2048, (1,))
+    found = {}
+    for overlap in (0, 192):
+        windows = plan_windows(2048, 512, overlap)
+        loud = (jnp.arange(len(windows.starts)) % 2 == 1)[:, None, None]
+
+        def denoiser(x, time, loud=loud):
+            return jnp.where(loud, problems[1].denoiser(x, time), problems[0].denoiser(x, time))
+
+        clip = sample(windowed(denoiser, windows), begin(table, noise), table)
+        found[overlap] = seam_jumps(np.asarray(clip)[..., 0], windows.seams, 64)
+    assert found[0].percentile > 0.95
+    assert found[0].jump > 9
+    assert found[192].jump < 0.5 * found[0].jump, found
 
 
 @pytest.mark.parametrize("plan", [(0, 8, 2), (10, 0, 0), (10, 8, 8), (10, 8, -1)])
