@@ -2,8 +2,8 @@
 
 As `torch_references`: one flat dictionary of arrays for each. Weights are `seeded`, so that a
 recording holds their keys and shapes only. Imported only where the ``parity`` extra is installed.
-stable-audio-tools pins an older PyTorch and is no part of that extra: with
-``pip install --no-deps stable-audio-tools==0.0.19`` its references run too.
+stable-audio-tools pins old versions of much that these networks do not use and is no part of that
+extra: with ``pip install --no-deps stable-audio-tools==0.0.19`` its references run too.
 """
 
 import importlib
@@ -295,6 +295,7 @@ def tools(module: str) -> types.ModuleType:
         for package in (name, f"{name}.models", f"{name}.inference"):
             # Without running __init__, which imports everything.
             empty = types.ModuleType(package)
+            empty.__spec__ = spec
             folder = package.removeprefix(name).replace(".", "/")
             empty.__path__ = [path + folder for path in spec.submodule_search_locations or ()]
             sys.modules[package] = empty

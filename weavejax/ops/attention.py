@@ -142,6 +142,8 @@ def _cudnn(
         raise ValueError(
             "cuDNN attention gives no gradient for a bias that differs between examples: use 'xla'"
         )
+    # A head for each query: grouped ones are not held to anything on this backend.
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     full = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if mask is not None:  # it takes full masks only: https://github.com/jax-ml/jax/issues/28974
         mask = jnp.broadcast_to(mask, full)
