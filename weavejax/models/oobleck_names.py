@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 
 from weavejax.models.oobleck import DILATIONS, OobleckConfig, shapes
-from weavejax.models.torch_names import AS_IT_IS, Arrays, Layout, Source, Table, convert, invert
+from weavejax.models.torch_names import (
+    AS_IT_IS,
+    CONV_1D,
+    Arrays,
+    Layout,
+    Source,
+    Table,
+    convert,
+    invert,
+)
 
-# [out, in, k] ↔ [k, in, out], and of a transposed convolution [in, out, k] ↔ [k, in, out]
-CONV_1D = Layout(lambda x: x.transpose(2, 1, 0), lambda x: x.transpose(2, 1, 0))
+# Of a transposed convolution: [in, out, k] ↔ [k, in, out]
 TRANSPOSED_1D = Layout(lambda x: x.transpose(2, 0, 1), lambda x: x.transpose(1, 2, 0))
 GAIN = Layout(lambda x: x[:, 0, 0], lambda x: x[:, None, None])
 CHANNELS = Layout(lambda x: x[0, :, 0], lambda x: x[None, :, None])

@@ -1,0 +1,175 @@
+"""SyncFusion: sound whose hits fall on given onsets, of a given meaning.
+
+Command:   python -m weavejax.train --config configs/syncfusion.py
+Hardware:  2 CPU cores, 6 GB
+Time:      not measured yet
+Result:    not measured yet; figures on a rendered world stand for no published benchmark
+
+Variants:
+  (default)  the rendered world in windows of 2 s, mono at 16 kHz, a small UNet; texts by an encoder
+             that learns with it.
+  files      your own clips with captions: --config configs/syncfusion.py:files --config.data.root=DIR.
+             Onsets are those of each clip's sound, or of controls files.
+  smoke      the default at its smallest, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant."""
+    config = _world()
+    if variant == "files":
+        _files(config)
+    elif variant == "smoke":
+        _smoke(config)
+    elif variant:
+        raise ValueError(f"no variant {variant!r}; there are files and smoke")
+    return config
+
+
+def _world() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "syncfusion"
+    config.seed = 0
+    config.steps = 1500
+    config.batch = 16
+    config.data = ConfigDict(
+        {
+            "source": "dataset",  # a folder under datasets/, or "files"
+            "dataset": "datasets/foley_world",
+            "options": {"train": 2048, "test": 256, "seed": 0},  # handed to the data set's builder
+            "directory": "data",  # where prepared data sets are kept
+            "local": "data/remote",  # where a directory or root on gs:// or s3:// is copied to
+            "cache": "data/decoded",  # decode each clip once; "" decodes at every use
+            "root": "",  # files: the folder of media
+            "captions": "",  # files: the caption file; "" looks for captions.{csv,tsv,jsonl} there
+            "holdout": 0.0,  # files: share of clips kept for evaluation; 0 evaluates on all
+            "broken": 0.02,  # share of clips that may turn out unreadable before the run stops
+        }
+    )
+    config.inputs = ConfigDict(
+        {
+            "kind": "moments",
+            "seconds": 2.0,  # of a window
+            "windows": 2,  # of a clip, one after the other; beyond its end there is nothing to hear
+            "side": 0,  # pictures are not needed
+            "rate": 16_000,  # Hz
+            "stereo": False,
+            "onsets": 64,  # the most that a window can hold
+            "labels": "controls",  # where onsets come from: the clip's controls, or its "sound"
+            "delta": 0.07,  # sound: how clearly an onset stands out (librosa's default)
+            "text_length": 40,
+            "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
+        }
+    )
+    config.model = ConfigDict(
+        {
+            "gain": 10.0,  # of the sound that is learnt, against noise of variance 1
+            "unet": {
+                "channels": (8, 32, 64, 96, 128, 192),
+                "factors": (1, 4, 4, 4, 2, 2),
+                "items": (1, 1, 1, 2, 2, 2),
+                "attentions": (False, False, False, False, True, True),
+                "context": (2, 8, 16, 32, 64, 64),
+                "heads": 4,
+                "head_width": 32,
+                "groups": 8,
+                "modulation": 256,
+                "embedding": 96,
+                "dtype": "float32",  # of compute; parameters are float32 in any case
+                "remat": False,  # whether the backward pass computes the blocks again
+            },
+            "text": {
+                "kind": "bert",  # roberta, clip: with their own tokenizers
+                "vocab": 512,
+                "positions": 40,
+                "types": 2,
+                "width": 96,
+                "layers": 2,
+                "heads": 2,
+                "mlp": 288,
+                "dropout": 0.0,
+            },
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "times": "uniform",  # of the noise level; logit_normal, stratified
+            "drop": {"when": 0.1, "what": 0.1},  # how often training goes without a dial
+        }
+    )
+    config.sample = ConfigDict(
+        {
+            "sampler": "v-ddim",
+            "steps": 50,
+            "scales": (1.0, 2.0),  # of guidance, for when and what
+        }
+    )
+    # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
+    # that these need not fit.
+    config.init = ConfigDict({"weights": "", "partial": ()})
+    config.optim = ConfigDict(
+        {
+            "lr": 1e-3,
+            "warmup": 0.1,
+            "schedule": "cosine",
+            "b1": 0.95,
+            "b2": 0.999,
+            "eps": 1e-6,
+            "weight_decay": 1e-3,
+            "no_decay": "",
+            "clip": 0.5,
+            "groups": (),
+            "average": 0.999,  # decay of the moving average of the parameters; 0 = off
+        }
+    )
+    # Refuses steps that are not finite or lie far above the last ones: `runtime.guard`.
+    config.guard = ConfigDict({"window": 128, "warmup": 32, "sigmas": 6.0, "limit": 10})
+    # How a run is carried out, not what it computes: may change between a run and its resumption.
+    config.runtime = ConfigDict(
+        {
+            "mesh": {"replica": 1, "data": -1, "model": 1},
+            "workers": 1,  # decoding processes
+            "prefetch": 8,  # batches each keeps ready
+            "log_every": 20,
+            "evaluate_every": 1500,
+            "evaluate_batch": 32,
+            "save_every": 500,
+            "keep": 2,
+            "partial": (),  # regexes of parameters that a checkpoint need not fit
+            "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
+            "storage": {"retry": 30.0, "alarm": 3, "timeout": 600.0},  # of failed saves, s
+        }
+    )
+    return config
+
+
+def _files(config: ConfigDict) -> None:
+    config.data.source = "files"
+    config.inputs.labels = "sound"
+    config.inputs.windows = 5  # the first ten seconds
+    config.model.text.vocab = 8192
+
+
+def _smoke(config: ConfigDict) -> None:
+    config.data.options.update({"train": 24, "test": 16})
+    config.batch = 8
+    config.steps = 6
+    config.inputs.update({"seconds": 0.5, "rate": 8_000})
+    config.model.unet.update(
+        {
+            "channels": (8, 16, 16),
+            "factors": (1, 4, 4),
+            "items": (1, 1, 1),
+            "attentions": (False, False, True),
+            "context": (2, 8, 16),
+            "heads": 2,
+            "head_width": 8,
+            "modulation": 32,
+            "embedding": 16,
+        }
+    )
+    config.model.text.update({"width": 32, "layers": 1, "mlp": 64})
+    config.sample.steps = 2
+    config.runtime.update({"log_every": 2, "evaluate_every": 6, "save_every": 3, "workers": 0})
