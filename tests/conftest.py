@@ -45,7 +45,8 @@ def compiled_once(once):
     jax.devices()  # this process has read its settings: what follows is for subprocesses
     kept = {
         "JAX_COMPILATION_CACHE_DIR": str(once("compiled", lambda directory: None)),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in kept.items():
