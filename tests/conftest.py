@@ -13,10 +13,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Programs are compiled in half the time, here and in subprocesses; benches as users have them."""
-    if config.option.markexpr != "bench":
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    """Programs are compiled in half the time, here and in subprocesses; benches as users have them.
+
+    Those of this process are kept beside pytest's other caches (`pytest --cache-clear` forgets them):
+    compiling is most of the time of a first run.
+    """
+    if config.option.markexpr == "bench":
+        return
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    if getattr(config, "cache", None):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
