@@ -77,7 +77,7 @@ def test_other_inputs_resize_what_follows_them(converted):
     np.testing.assert_array_equal(
         state.params["fusion"]["video"]["frames"], frames[fusion.nearest(2, 5)]
     )
-    said = initial.describe(initial.check(system, layout, config.init), config.init)
+    said = initial.describe(initial.check(system, layout, config.init))
     assert "parameters from" in said
     assert "(a.pt)" in said
     assert "vision/position (1, 17, 24) to (1, 37, 24)" in said
@@ -111,7 +111,7 @@ def test_what_may_differ_starts_at_random_or_is_left_out(converted, tmp_path):
     np.testing.assert_array_equal(
         state.params["head"]["text"]["kernel"], leaves["head/text/kernel"]
     )
-    said = initial.describe(initial.check(system, layout, config.init), config.init)
+    said = initial.describe(initial.check(system, layout, config.init))
     assert "at random: match/dense1/bias, " in said
     assert "left out: head/depth/kernel" in said
 
