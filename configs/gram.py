@@ -32,6 +32,10 @@ Variants:
   files      your own clips: --config configs/gram.py:files --config.data.root DIR
   smoke      the default at its smallest, for tests: a minute.
   matching   the default with the matching loss and its second stage.
+  small      as small as the scores can be told apart at: 64 pixels, towers of width 64, batches of 64,
+             the matching path; 300 steps of VAST's objective, where `configs/sweeps/gram_scores.py`
+             starts every score from. Of 512 held-out clips (--config.data.options.test=512) it finds
+             81.8 % (text → video+audio R@1), 33.2 % by matching; with 600 of 1,200 steps 92.8 and 82.2.
   msrvtt, didemo, activitynet, vatex, audiocaps, vggsound, vast27m, gram_json
              a published set that you hold (datasets/README.md), with the small model of `files`, or,
              as in published-msrvtt, with the published one:
@@ -85,6 +89,9 @@ def get_config(variant: str = "") -> ConfigDict:
         _smoke(config)
     elif variant == "matching":
         _matching(config)
+    elif variant == "small":
+        _matching(config)
+        _small(config)
     elif variant == "published":
         _published(config)
     elif variant == "scale":
@@ -94,7 +101,7 @@ def get_config(variant: str = "") -> ConfigDict:
         _files(config) if not architecture else _published(config)
         _set(config, data)
     elif variant:
-        known = f"files, matching, published, scale, smoke, {', '.join(SETS)}"
+        known = f"files, matching, published, scale, small, smoke, {', '.join(SETS)}"
         raise ValueError(f"no variant {variant!r}; there are {known} and published-<one of these>")
     return config
 
@@ -318,6 +325,19 @@ def _matching(config: ConfigDict) -> None:
     config.model.fusion = True
     config.model.text.cross_attention = True
     config.loss.update({"matching": 0.1, "candidates": 50})
+
+
+def _small(config: ConfigDict) -> None:
+    """Where the scores are compared, and where they start from."""
+    config.batch = 64
+    config.steps = 300
+    config.inputs.size = 64
+    config.model.dim = 64
+    config.model.vision.update({"width": 64, "layers": 2, "mlp": 128})
+    config.model.audio.update({"width": 64, "patch_width": 64, "mlp": 128})
+    config.model.text.update({"width": 64, "mlp": 128, "cond_width": 64})
+    config.loss.update({"score": "fused_cosine", "views": "subsets", "warmup_steps": 0})
+    config.runtime.update({"evaluate_every": 300, "save_every": 300})
 
 
 def _scale(config: ConfigDict) -> None:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = restore.parse(argv, __doc__ or "", FLAGS)
     values = arguments.values
     workdir = storage(values["workdir"] or values["out"] or f"results/{arguments.config_name}")
-    if arguments.config is not None:
+    if arguments.config is not None and arguments.config.inputs.text_length:
         assemble.find_tokenizer(arguments.config, None)  # the weights' own, not one made here
     trained = restore.open_model(arguments)
     data = assemble.open_data(trained.config, workdir)

@@ -1,9 +1,11 @@
 """GRAM by score: every score of `weavejax.losses.SCORES` alone, other objectives, views and anchors.
 
-Three seeds each, all with the matching loss and its second stage, from one initialisation a seed; and
-some of them learnt from clips of which half have lost a stream.
+Three seeds each, all with the matching loss and its second stage, all from one initialisation: 300
+steps of the objective that GRAM's own starting point was trained by (VAST's). Some of them learn from
+clips of which half have lost a stream.
 
-Command: python -m weavejax.train --config configs/gram.py --sweep configs/sweeps/gram_scores.py
+Command: python -m weavejax.train --config configs/gram.py:small --config.data.options.test=512
+         python -m weavejax.train --config configs/gram.py:small --sweep configs/sweeps/gram_scores.py
          python -m weavejax.evaluate --compare runs/gram_scores --metrics stages
          (a SLURM job array: --array=0-89 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
@@ -11,11 +13,17 @@ Time:    not run as a whole yet
 Result:  runs/gram_scores/compare.md, with intervals
 """
 
-MATCHED = {  # as `configs/gram.py:matching`
-    "model.fusion": True,
-    "model.text.cross_attention": True,
-    "loss.matching": 0.1,
-    "loss.candidates": 50,
+SHARED = {
+    "init.weights": "runs/gram_small",
+    "init.partial": (
+        r"^head/fused/",
+        r"^score/",
+        r"^bias$",
+    ),  # what one score has and another has not
+    "steps": 150,
+    "data.options.test": 512,
+    "loss.views": "whole",
+    "runtime.evaluate_every": 150,
 }
 ALONE = {"loss.warmup_steps": 0}
 RUNS = {
@@ -61,4 +69,4 @@ def get_sweep():
     """(name, overrides) of every run."""
     for name, overrides in {**RUNS, **WORN}.items():
         for seed in SEEDS:
-            yield f"{name}-{seed}", {**MATCHED, **overrides, "seed": seed}
+            yield f"{name}-{seed}", {**SHARED, **overrides, "seed": seed}

@@ -11,9 +11,12 @@ from weavejax import systems
 from weavejax.errors import UserError
 from weavejax.models import fusion, vit
 from weavejax.runs import initial
+from weavejax.runs.stored import below, open_stored
 from weavejax.runtime import tree
+from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import lay_out
+from weavejax.runtime.workdir import open_workdir
 from weavejax.weights.converted import Origin, open_converted, write_converted
 from weavejax.weights.gram import GRAM
 from weavejax.weights.published import convert_file
@@ -77,7 +80,7 @@ def test_other_inputs_resize_what_follows_them(converted):
     np.testing.assert_array_equal(
         state.params["fusion"]["video"]["frames"], frames[fusion.nearest(2, 5)]
     )
-    said = initial.describe(initial.check(system, layout, config.init), config.init)
+    said = initial.describe(initial.check(system, layout, config.init))
     assert "parameters from" in said
     assert "(a.pt)" in said
     assert "vision/position (1, 17, 24) to (1, 37, 24)" in said
@@ -111,7 +114,7 @@ def test_what_may_differ_starts_at_random_or_is_left_out(converted, tmp_path):
     np.testing.assert_array_equal(
         state.params["head"]["text"]["kernel"], leaves["head/text/kernel"]
     )
-    said = initial.describe(initial.check(system, layout, config.init), config.init)
+    said = initial.describe(initial.check(system, layout, config.init))
     assert "at random: match/dense1/bias, " in said
     assert "left out: head/depth/kernel" in said
 
@@ -136,3 +139,96 @@ def test_a_run_that_goes_on_needs_its_weights_no_more(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     initial.announce(system, layout, config.init, tmp_path)
     assert not capsys.readouterr().out
+
+
+def small_oobleck(**init):
+    return ConfigDict(
+        {
+            "system": "oobleck",
+            "seed": 0,
+            "steps": 4,
+            "batch": 8,
+            "inputs": {"seconds": 0.016, "rate": 16_000, "stereo": True},
+            "model": {"channels": 4, "multiples": (1,), "strides": (4,), "latent": 2},
+            "loss": {"sizes": (64,)},
+            "optim": small_gram().optim.to_dict() | {"groups": (), "average": 0.9},
+            "guard": small_gram().guard.to_dict(),
+            "init": {"weights": "", "partial": (), "parts": {"oobleck": ""}, **init},
+            "runtime": {"keep": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(working directory of a run of the autoencoder with an average, that average by path)."""
+    workdir = tmp_path_factory.mktemp("runs") / "oobleck"
+    config = small_oobleck()
+    open_workdir(workdir, config)
+    _, _, state = started(config)
+    average = {path: x + 1.0 for path, x in state.average.items()}
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints.save(state._replace(step=jnp.int32(3), average=average))
+    checkpoints.finish(state)
+    checkpoints.close()
+    return workdir, {path: np.array(x) for path, x in average.items()}
+
+
+def test_what_a_run_has_learnt_starts_a_part_of_another_model(run, tmp_path, capsys):
+    workdir, average = run
+    config = small_oobleck(parts={"oobleck": str(workdir)})
+    system, layout, state = started(config, make_mesh({"data": 2}, jax.devices()[:2]))
+    assert int(state.step) == 0
+    found = tree.flatten(state.params)
+    assert found.keys() == average.keys()
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, average[path], err_msg=path)
+    initial.announce(system, layout, config.init, tmp_path)
+    assert f"arrays of parameters from {workdir}, step 3" in capsys.readouterr().out
+
+
+def test_a_part_comes_before_the_whole(run, tmp_path):
+    workdir, average = run
+    config = small_oobleck()
+    _, _, random = started(config)
+    leaves = {p: np.array(x) for p, x in tree.flatten(random.params).items()}
+    file = tmp_path / "params.safetensors"
+    write_converted(file, leaves, Origin("oobleck", "a.pt", "0", {}))
+    parts = {"oobleck/encoder": str(workdir)}
+    _, _, state = started(small_oobleck(weights=str(tmp_path), parts=parts))
+    for path, leaf in tree.flatten(state.params).items():
+        want = average if path.startswith("oobleck/encoder/") else leaves
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+    # Without the rest's weights, the rest starts at random.
+    _, _, state = started(small_oobleck(parts=parts))
+    for path, leaf in tree.flatten(state.params).items():
+        want = average if path.startswith("oobleck/encoder/") else leaves
+        np.testing.assert_array_equal(leaf, want[path], err_msg=path)
+
+
+def test_all_of_a_source_goes_below_a_prefix_it_does_not_know(run):
+    workdir, average = run
+    part = below(open_stored(str(workdir)), "base")
+    assert part.shapes.keys() == {f"base/{path}" for path in average}
+    np.testing.assert_array_equal(
+        part.read("base/oobleck/decoder/last/kernel"), average["oobleck/decoder/last/kernel"]
+    )
+
+
+def test_parts_that_do_not_fit_are_refused_in_one_line(run, tmp_path):
+    workdir, _ = run
+    config = small_oobleck(parts={"oobleck": str(workdir)})
+    config.model.latent = 3
+    with pytest.raises(UserError) as error:
+        started(config)
+    words = str(error.value)
+    assert f"{workdir}, step 3 does not fit the config (4 parameters): " in words
+    assert "oobleck/encoder/last/kernel is (3, 4, 4), needed (3, 4, 6)" in words
+    assert "\n" not in words
+    with pytest.raises(UserError, match="the system has no parameters dit/"):
+        started(small_oobleck(parts={"dit": str(workdir)}))
+    with pytest.raises(UserError, match="cannot be read"):
+        started(small_oobleck(parts={"oobleck": str(tmp_path / "none")}))
+    open_workdir(tmp_path / "empty", small_oobleck())
+    with pytest.raises(UserError, match="holds no finished checkpoint: train it first"):
+        started(small_oobleck(parts={"oobleck": str(tmp_path / "empty")}))

@@ -28,6 +28,9 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "detector_ap": (r"(clips|pooled)_\d+ms|balanced_frames", "clips_<tolerance>ms"),
     "detector_f1": (r"clips_\d+ms", "clips_<tolerance>ms"),
     "detector_count_acc": (r"candidates", "candidates"),
+    "si_sdr": (r"mid|side", "<mid or side>"),
+    "stft_distance": (r"mid(_\d+)+", "mid_<sizes of the transforms>"),
+    "log_mel_distance": (r"mid_\d+_\d+", "mid_<bands>_<window>"),
     "frechet": (FEATURES, "<features>"),
     "fad_inf": (FEATURES, "<features>"),
     "kad": (FEATURES, "<features>"),
@@ -39,7 +42,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 
 
 # Of the families' numbers, those that are better when higher; of the others the lower is better.
-HIGHER = ("envelope_correlation", "onset_", "detector_", "isc", "clap_score")
+HIGHER = ("envelope_correlation", "onset_", "detector_", "si_sdr", "isc", "clap_score")
 
 
 def direction(variant: str) -> int:

@@ -8,8 +8,9 @@ bottleneck. 44.1 kHz stereo comes to 64 channels at 21.53 Hz.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -142,6 +143,30 @@ class Oobleck(nn.Module):
     def decode(self, latents: jax.Array) -> jax.Array:
         """``[N, T, latent]`` → audio ``[N, samples(T), audio]``, not clipped."""
         return self.decoder(latents)
+
+
+def encode(params: Mapping[str, Any], config: OobleckConfig, audio: jax.Array) -> Gaussian:
+    """Audio ``[N, L, audio]`` → mean and deviation of its latents, ``[N, latents(L), latent]`` each.
+
+    Args:
+        params: of an autoencoder.
+        config: its sizes.
+        audio: in [-1, 1].
+    """
+    apply: Any = Oobleck(config).apply
+    return apply({"params": params}, audio, method="encode")
+
+
+def decode(params: Mapping[str, Any], config: OobleckConfig, latents: jax.Array) -> jax.Array:
+    """Latents ``[N, T, latent]`` → audio ``[N, samples(T), audio]``, not clipped.
+
+    Args:
+        params: of an autoencoder.
+        config: its sizes.
+        latents: as `encode` gives them; not scaled.
+    """
+    apply: Any = Oobleck(config).apply
+    return apply({"params": params}, latents, method="decode")
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,10 @@
-"""Where a run starts: at random, or from converted weights (`config.init`).
+"""Where a run starts: at random, from converted weights, or from other runs (`config.init`).
 
-Converted weights are read where they are used: each device's share of each parameter goes from the
-file to that device, and nothing is made at random that the file has.
+`init.weights` names what fills the whole model, `init.parts` by prefix what fills a part of it:
+`parts.oobleck = "runs/oobleck"` puts what that run has learnt under `oobleck/`. Either is a file of
+`weavejax.convert`, its directory, or the working directory of a run, and a part comes before the
+whole. Weights are read where they are used: each device's share of each parameter goes from the file
+to that device, and nothing is made at random that a file has.
 """
 
 import re
@@ -12,28 +15,28 @@ import jax
 import numpy as np
 
 from weavejax.errors import UserError
+from weavejax.runs.stored import Stored, below, open_stored
 from weavejax.runtime import cluster, tree
 from weavejax.runtime.step import Layout, State
 from weavejax.storage import Storage
 from weavejax.systems.base import System
-from weavejax.weights.converted import PREFIX, open_converted
-from weavejax.weights.published import KEPT
-from weavejax.weights.safe import SafeFile
 
 Index = Any  # a tuple of slices
 NAMED = 12  # of a longer list, so many are named in the lines that are printed
 
 
 class Fit(NamedTuple):
-    """How a file's arrays make a model's parameters.
+    """How stored arrays make a model's parameters.
 
     Attributes:
+      sources: what each place gives, one line each.
       found: path → (index → that part of the parameter).
       resized: what was stored for inputs of another size, one line each.
       fresh: paths that start at random.
-      left: of the file, paths that the model has no use for.
+      left: of what is stored, paths that the model has no use for.
     """
 
+    sources: list[str]
     found: dict[str, Callable[[Index], np.ndarray]]
     resized: list[str]
     fresh: list[str]
@@ -52,14 +55,25 @@ def state(system: System, layout: Layout, init: Any, key: jax.Array) -> State:
     Raises:
       UserError: the weights do not fit: all that is wrong with them at once.
     """
-    if not init.weights:
+    if not given(init):
         return layout.init(key)
     return layout.begin(params(system, layout, init, key))
 
 
+def given(init: Any) -> bool:
+    """Whether `config.init` names anything to start from."""
+    return bool(init.weights or _parts(init))
+
+
+def _parts(init: Any) -> dict[str, str]:
+    """Prefix → place, of the parts that are named."""
+    return {prefix: place for prefix, place in init.get("parts", {}).items() if place}
+
+
 def params(system: System, layout: Layout, init: Any, key: jax.Array) -> Any:
-    """The parameters of converted weights, where they belong; raises as `state`."""
-    found, _, fresh, _ = check(system, layout, init)
+    """The parameters that `init` gives, where they belong; raises as `state`."""
+    fit = check(system, layout, init)
+    found, fresh = fit.found, fit.fresh
     wanted = tree.flatten(layout.abstract.params)
     leaves = {
         path: jax.make_array_from_callback(
@@ -90,30 +104,54 @@ def check(system: System, layout: Layout, init: Any) -> Fit:
       UserError: missing, left-over and mis-shaped parameters that no pattern of `init.partial`
         allows; all at once.
     """
-    file = open_converted(init.weights)
-    fit, wrong = _fit(file, tree.flatten(layout.shapes.params), system.resize)
-    refused = [w for path, w in wrong.items() if not any(re.search(p, path) for p in init.partial)]
+    fit = Fit([], {}, [], [], [])
+    refused: list[str] = []
+    rest = tree.flatten(layout.shapes.params)
+    whole = open_stored(init.weights) if init.weights else None
+    for prefix, place in _parts(init).items():
+        start = f"{prefix}/"
+        part = {path: rest.pop(path) for path in list(rest) if path.startswith(start)}
+        if not part:
+            raise UserError(f"config.init.parts.{prefix}: the system has no parameters {start}…")
+        refused += _take(fit, below(open_stored(place), prefix), part, system, init)
+        if whole:
+            kept = {p: shape for p, shape in whole.shapes.items() if not p.startswith(start)}
+            whole = whole._replace(shapes=kept)
+    if whole:
+        refused += _take(fit, whole, rest, system, init)
+    else:
+        fit.fresh.extend(rest)
     if refused:
-        raise UserError(
-            f"{file.path} does not fit the config ({len(refused)} parameters): "
-            f"{'; '.join(refused)}; config.init.partial can let some differ"
-        )
+        raise UserError(f"{'; '.join(refused)}; config.init.partial can let some differ")
     return fit
+
+
+def _take(
+    fit: Fit, stored: Stored, wanted: Mapping[str, Any], system: System, init: Any
+) -> list[str]:
+    """Adds to a fit what a source gives; what stands against it, in a line or none."""
+    before = len(fit.found)
+    wrong = _fit(fit, stored, wanted, system.resize)
+    whence = f"{stored.name} ({stored.whence})" if stored.whence else stored.name
+    fit.sources.append(f"{len(fit.found) - before:,} arrays of parameters from {whence}")
+    refused = [w for path, w in wrong.items() if not any(re.search(p, path) for p in init.partial)]
+    if not refused:
+        return []
+    count = f"{len(refused)} parameters"
+    return [f"{stored.name} does not fit the config ({count}): {'; '.join(refused)}"]
 
 
 def announce(system: System, layout: Layout, init: Any, workdir: Storage) -> None:
     """Checks where a new run is to start and says it, once in a job; raises as `check`."""
-    if init.weights and not (workdir / "checkpoints").exists():
+    if given(init) and not (workdir / "checkpoints").exists():
         fit = check(system, layout, init)
         if cluster.primary():
-            print(describe(fit, init), flush=True)
+            print(describe(fit), flush=True)
 
 
-def describe(fit: Fit, init: Any) -> str:
+def describe(fit: Fit) -> str:
     """What comes from where, for people."""
-    source = open_converted(init.weights).metadata.get(f"{PREFIX}source", "").strip('"')
-    whence = f"{init.weights} ({source})" if source else init.weights
-    lines = [f"{len(fit.found):,} arrays of parameters from {whence}"]
+    lines = list(fit.sources)
     lines += [f"resized: {'; '.join(fit.resized)}"] * bool(fit.resized)
     for name, paths in (("at random", fit.fresh), ("left out", fit.left)):
         more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
@@ -122,49 +160,51 @@ def describe(fit: Fit, init: Any) -> str:
 
 
 def _fit(
-    file: SafeFile,
+    fit: Fit,
+    stored: Stored,
     wanted: Mapping[str, Any],
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]],
-) -> tuple[Fit, dict[str, str]]:
-    """The fit, and path → what is wrong with it."""
-    fit = Fit({}, [], [], [])
+) -> dict[str, str]:
+    """Adds to a fit what a source gives; path → what is wrong with it."""
     wrong: dict[str, str] = {}
     used: set[str] = set()
     for path, leaf in wanted.items():
-        names = _names(file, path, leaf.shape)
+        names = _names(stored, path, leaf.shape)
         used.update(names)
-        shapes = [file.tensors[name].shape for name in names if name in file]
+        shapes = [stored.shapes[name] for name in names if name in stored]
         each = leaf.shape if names == [path] else leaf.shape[1:]
         if len(shapes) < len(names):
             wrong[path] = f"{path} is missing"
         elif any(shape != each for shape in shapes):
             how = next((f for pattern, f in resize.items() if re.search(pattern, path)), None)
             if how and names == [path] and shapes[0][-1] == each[-1]:
-                array = how(np.asarray(file[path]), each)
+                array = how(np.asarray(stored.read(path)), each)
                 fit.found[path] = array.__getitem__
                 fit.resized.append(f"{path} {shapes[0]} to {each}")
                 continue
             bad = next(shape for shape in shapes if shape != each)
             wrong[path] = f"{path} is {bad}, needed {each}"
         else:
-            fit.found[path] = _reader(file, path, names)
+            fit.found[path] = _reader(stored.read, path, names)
         if path in wrong:
             fit.fresh.append(path)
-    for name in file:
-        if name not in used and not name.startswith(KEPT):
+    for name in stored.shapes:
+        if name not in used:
             wrong[name] = f"{name} is left over"
             fit.left.append(name)
-    return fit, wrong
+    return wrong
 
 
-def _names(file: SafeFile, path: str, shape: Sequence[int]) -> list[str]:
+def _names(stored: Stored, path: str, shape: Sequence[int]) -> list[str]:
     """Under which a parameter is stored: that of a scanned stack as it is, or block by block."""
-    if path in file or "/blocks/" not in path:
+    if path in stored or "/blocks/" not in path:
         return [path]
     return [path.replace("/blocks/", f"/blocks_{i}/") for i in range(shape[0])]
 
 
-def _reader(file: SafeFile, path: str, names: list[str]) -> Callable[[Index], np.ndarray]:
+def _reader(
+    read: Callable[[str], np.ndarray], path: str, names: list[str]
+) -> Callable[[Index], np.ndarray]:
     if names == [path]:
-        return lambda index: file[path][index]
-    return lambda index: np.stack([file[name][index[1:]] for name in names[index[0]]])
+        return lambda index: read(path)[index]
+    return lambda index: np.stack([read(name)[index[1:]] for name in names[index[0]]])

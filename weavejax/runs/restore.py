@@ -105,7 +105,7 @@ def from_weights(config: Any, weights: str) -> Trained:
     mesh = make_mesh(config.runtime.mesh)
     layout = lay_out(system, config, mesh)
     init = ConfigDict({"weights": weights, "partial": config.init.partial})
-    print(initial.describe(initial.check(system, layout, init), init), flush=True)
+    print(initial.describe(initial.check(system, layout, init)), flush=True)
     params = initial.params(system, layout, init, jax.random.key(config.seed))
     return Trained(config, system, params, layout.placed.params, mesh, 0)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
@@ -356,6 +357,29 @@ class Checkpoints:
         return self._orbax.restore(
             self._local(step), args=ocp.args.StandardRestore(fallback_sharding=here)
         )
+
+    def read_params(self, step: int) -> dict[str, np.ndarray]:
+        """The parameters of `step` by path, averaged where an average was kept; nothing else is read.
+
+        Raises:
+          UserError: there is no such step, or its checkpoint is damaged.
+        """
+        if step not in self.steps():
+            raise UserError(f"{self.directory} has no checkpoint of step {step}")
+        self.check(step)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        stored = self._metadata(step)
+        wanted = {
+            name: jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+                stored[name],
+            )
+            for name in ("params", "average")
+            if stored.get(name)
+        }
+        found = self._read_some(step, wanted)
+        leaves = {**tree.flatten(found["params"]), **tree.flatten(found.get("average", {}))}
+        return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
     def _path(self, step: int) -> Storage:
         return self.directory / str(step)
