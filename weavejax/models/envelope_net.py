@@ -122,11 +122,14 @@ class EnvelopeNet(nn.Module):
     config: EnvelopeNetConfig
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, deterministic: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, features: jax.Array, *, deterministic: bool, known: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """``[B, frames, features]`` → ``envelope`` float32 ``[B, steps, classes]``.
 
         With ``config.onset`` also ``onset`` float32 ``[B, frames]``. ``deterministic`` False needs a
-        "dropout" key and normalises by the batch's statistics.
+        "dropout" key and normalises by the statistics of the batch's clips that are ``known``, bool
+        ``[B]`` (None: of all).
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
@@ -145,7 +148,8 @@ class EnvelopeNet(nn.Module):
                 kernel_init=fan_in,
                 name=f"conv_{number}",
             )
-            x = nn.relu(BatchNorm(dtype, deterministic, name=f"norm_{number}")(conv(x)))
+            normed = BatchNorm(dtype, deterministic, name=f"norm_{number}")(conv(x), known)
+            x = nn.relu(normed)
             x = nn.Dropout(c.dropout, deterministic=deterministic)(x)
         for layer in range(c.layers):
             both = [

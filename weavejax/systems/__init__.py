@@ -4,11 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from weavejax.errors import UserError
-from weavejax.systems import gram, onset
+from weavejax.systems import envelope, gram, onset
 from weavejax.systems.base import System
 from weavejax.systems.lora import adapt
 
-SYSTEMS: dict[str, Callable[[Any], System]] = {"gram": gram.build, "onset": onset.build}
+SYSTEMS: dict[str, Callable[[Any], System]] = {
+    "envelope": envelope.build,
+    "gram": gram.build,
+    "onset": onset.build,
+}
 
 
 def build(config: Any) -> System:
