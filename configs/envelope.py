@@ -77,8 +77,9 @@ def _world() -> ConfigDict:
     tower = {"kind": "eva", "patch": 14, "width": 64, "layers": 2, "heads": 2, "mlp": 192}
     config.model = ConfigDict(
         {
-            "vision": tower,  # looks at every frame; clip, siglip: with the fields of their configs
-            "motion": tower,  # looks at what changed since the frame before; {}: nothing does
+            "features": ("vision", "motion"),  # of a frame: which of the next two look at it
+            "vision": dict(tower),  # at the frame; clip, siglip: with the fields of their configs
+            "motion": dict(tower),  # at what changed since the frame before
             "frozen": False,  # vision stays as it is, in bfloat16
             "pool": "class",  # a tower's published summary of a frame, or the "mean" of its tokens
             "together": 0,  # frames of a clip that are encoded at once, to save memory; 0: all
@@ -179,7 +180,8 @@ def _published(config: ConfigDict) -> None:
             "scan": True,
         }
     )
-    config.model.update({"motion": {}, "frozen": True, "together": 30, "decode": "argmax"})
+    config.model.features = ("vision",)
+    config.model.update({"frozen": True, "together": 30, "decode": "argmax"})
     config.model.net.update({"width": 2048, "hidden": 512, "dropout": 0.5, "rectify": True})
     config.loss.smoothing = "zero_phase"
     config.optim.update({"lr": 1e-3, "warmup": 0, "b1": 0.5, "weight_decay": 0.0, "eps": 1e-8})

@@ -1,5 +1,8 @@
 """The envelope system: its target and loss as published, learning, masks, its report, any mesh."""
 
+import runpy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,7 @@ from weavejax.dials.envelope import smooth_zero_phase
 from weavejax.dials.quantise import class_levels, mu_law_edges, quantise, smoothed_targets
 from weavejax.errors import UserError
 from weavejax.ops.rms import rms_frames
+from weavejax.runs.assemble import recipe
 from weavejax.runs.initial import check
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
@@ -30,7 +34,8 @@ def tiny(**changed):
     inputs = {"seconds": 0.4, "fps": 15.0, "size": 8, "rate": 16_000, "stereo": False, "onsets": 0}
     model = {
         "vision": TOWER,
-        "motion": {},
+        "motion": TOWER,
+        "features": ("vision",),
         "frozen": False,
         "pool": "class",
         "together": 0,
@@ -63,7 +68,7 @@ def full():
     config = tiny(
         model__together=3, model__net__onset=True, inputs__onsets=3, loss__smoothing="zero_phase"
     )
-    config.model.motion = TOWER
+    config.model.features = ("vision", "motion")
     return config
 
 
@@ -323,9 +328,30 @@ def test_the_frame_encoder_of_gram_is_taken_over(tmp_path):
         check(system, layout, ConfigDict({"weights": file, "partial": ()}))
 
 
+@jax.numpy_dtype_promotion("standard")  # bfloat16 weights of a frozen tower
+@pytest.mark.parametrize("variant", ["", "files", "smoke", "published"])
+def test_every_variant_fits_its_data_and_a_mesh(variant):
+    place = Path(__file__).parents[2] / "configs" / "envelope.py"
+    config = runpy.run_path(str(place))["get_config"](variant)
+    system, example = systems.build(config), recipe(config).empty()
+    layout = lay_out(system, config, make_mesh({"data": 8}))  # no rule missing, none idle
+    params = layout.shapes.params
+    for name, leaf in system.batch_spec.items():
+        assert (example[name].shape, example[name].dtype) == (leaf.shape[1:], leaf.dtype)
+    loss, _ = jax.eval_shape(system.loss, params, system.batch_spec, *ARGUMENTS)
+    assert loss.shape == ()
+    if variant == "published":
+        assert set(params) == {"vision", "envelope"}
+        net = params["envelope"]
+        assert net["conv_1"]["kernel"].shape == (5, 2048, 2048)
+        assert net["envelope_time"]["kernel"].shape == (300, 1250)
+        assert {str(x.dtype) for x in jax.tree.leaves(params["vision"])} == {"bfloat16"}
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
+        ({"model__features": ("flow",)}, "must name some of vision, motion"),
         ({"model__pool": "max"}, "pool 'max' is none of class, mean"),
         ({"loss__smoothing": "some"}, "smoothing 'some' is none of none, zero_phase"),
         ({"inputs__rate": 44_100}, "inputs.rate"),
@@ -339,18 +365,17 @@ def test_impossible_configs_are_refused_before_anything_compiles(changed, words)
         systems.build(tiny(**changed))
 
 
-def test_a_mesh_gives_the_loss_and_gradients_of_one_device(envelope):
+def test_a_mesh_gives_the_loss_of_one_device(envelope):
+    """Batch norm included: its batch is the global one."""
     system, params, step = envelope
     batch = sounding(system, missing=0.2)
-    (one, _), one_grads = step(params, batch)
-    loss = jax.value_and_grad(lambda p, b: system.loss(p, b, *ARGUMENTS)[0])
+    (one, told), _ = step(params, batch)
     mesh = make_mesh({"data": 8})
     placed = shardings(params, mesh, system.rules)
-    many, many_grads = jax.jit(
-        loss, in_shardings=(placed, batch_sharding(mesh)), out_shardings=(None, placed)
-    )(jax.device_put(params, placed), put_batch(batch, batch_sharding(mesh)))
+    loss = jax.jit(
+        lambda p, b: system.loss(p, b, *ARGUMENTS), in_shardings=(placed, batch_sharding(mesh))
+    )
+    many, retold = loss(jax.device_put(params, placed), put_batch(batch, batch_sharding(mesh)))
     np.testing.assert_allclose(one, many, rtol=1e-5)
-    for (path, a), b in zip(
-        tree.flatten(one_grads).items(), jax.tree.leaves(many_grads), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=path)
+    for name, pair in told.items():
+        np.testing.assert_allclose(pair, retold[name], rtol=1e-5, err_msg=name)

@@ -12,7 +12,7 @@ same name `vision`, so that one trained there can be taken over (`config.init`),
 trained on; a second one, `motion`, may look at what changes between frames, in the place of the flow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,12 +48,29 @@ WITHIN = (0, 2, 5, 8)  # classes that the true one may be away, as Video-Foley r
 HEADLINE = "envelopes/envelope_skill_16k_rms512_128_predicted"
 
 
+def changes(video: Array) -> Array:
+    """How each frame differs from the one before it, as pictures: grey where nothing does.
+
+    Args:
+      video: uint8 [B, T, H, W, 3].
+
+    Returns:
+      float32, same shape, in [0, 255]; the first frame is all grey.
+    """
+    video = video.astype(jnp.float32)
+    return 127.5 + (video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)) / 2
+
+
+# Name of a tower → what it looks at.
+SEEN: Mapping[str, Callable[[Array], Array]] = {"vision": lambda video: video, "motion": changes}
+
+
 @dataclass(frozen=True)
 class Network:
     """What turns frames into an envelope, and how levels are classes.
 
     Attributes:
-      towers: `vision`, which sees frames, and `motion`, which sees their changes, where there is one.
+      towers: by name, see `SEEN`.
       frozen: whether `vision` stays as it is.
       pool: what is taken of a tower's tokens: their published summary ("class"), or their "mean".
       together: frames of a clip that are encoded at once; 0 for all of them.
@@ -133,9 +150,11 @@ def _network(config: Any) -> Network:
         )
     if model.net.onset and not inputs.onsets:
         raise UserError("model.net.onset needs the onsets: set inputs.onsets")
-    towers = {"vision": make_tower("vision", config)}
-    if model.motion:
-        towers["motion"] = make_tower("motion", config, like="vision")
+    if not model.features or set(model.features) - set(SEEN):
+        raise UserError(f"model.features must name some of {', '.join(SEEN)}")
+    towers = {
+        name: make_tower(name, config, like="vision") for name in SEEN if name in model.features
+    }
     frames = int(np.ceil(inputs.seconds * inputs.fps - 1e-6))
     if model.together and frames % model.together:
         raise UserError(f"model.together must divide the {frames} frames of a clip")
@@ -171,29 +190,13 @@ def _init(network: Network, size: int, key: Array) -> Params:
     return made | {"envelope": found["params"]}
 
 
-def changes(video: Array) -> Array:
-    """How each frame differs from the one before it, as pictures: grey where nothing does.
-
-    Args:
-      video: uint8 [B, T, H, W, 3].
-
-    Returns:
-      float32, same shape, in [0, 255]; the first frame is all grey.
-    """
-    video = video.astype(jnp.float32)
-    return 127.5 + (video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)) / 2
-
-
 def _features(network: Network, params: Params, video: Array, key: Array | None) -> Array:
     """[B, T, H, W, 3] → [B, T, features]; `key` None = no dropout in the towers."""
-    seen = {"vision": video, "motion": changes(video) if "motion" in network.towers else video}
-    return jnp.concatenate(
-        [
-            _encode(network, name, params[name], seen[name], key).astype(jnp.float32)
-            for name in network.towers
-        ],
-        axis=-1,
-    )
+    found = [
+        _encode(network, name, params[name], SEEN[name](video), key).astype(jnp.float32)
+        for name in network.towers
+    ]
+    return jnp.concatenate(found, axis=-1)
 
 
 def _encode(network: Network, name: str, params: Any, video: Array, key: Array | None) -> Array:
