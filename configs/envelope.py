@@ -82,7 +82,9 @@ def _world() -> ConfigDict:
             "vision": {**tower, "layers": 1},  # at the frame; kinds clip, siglip: with their fields
             "motion": {**tower, "layers": 2},  # at what changed since the frame before
             "frozen": False,  # vision stays as it is, in bfloat16
-            "pool": "class",  # a tower's published summary of a frame, or the "mean" of its tokens
+            # What a tower says of a frame: its tokens of all "patches", their "mean", or the published
+            # summary, the "class" token.
+            "pool": "patches",
             "together": 0,  # frames of a clip that are encoded at once, to save memory; 0: all
             "mu": 63,  # of the levels, which the first class ends at `floor`
             "floor": 0.01,
@@ -182,7 +184,7 @@ def _published(config: ConfigDict) -> None:
         }
     )
     config.model.features = ("vision",)
-    config.model.update({"frozen": True, "together": 30, "decode": "argmax"})
+    config.model.update({"pool": "class", "frozen": True, "together": 30, "decode": "argmax"})
     config.model.net.update({"width": 2048, "hidden": 512, "dropout": 0.5, "rectify": True})
     config.loss.smoothing = "zero_phase"
     config.optim.update({"lr": 1e-3, "warmup": 0, "b1": 0.5, "weight_decay": 0.0, "clip": 0.0})

@@ -208,6 +208,15 @@ def test_frames_in_parts_are_encoded_as_all_at_once(envelope):
     np.testing.assert_allclose(step(params, batch)[0][0], whole, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("pool", "width"), [("class", 16), ("mean", 16), ("patches", 64)])
+def test_a_frame_has_the_features_that_are_asked_for(pool, width):
+    system = systems.build(tiny(inputs__size=16, model__pool=pool))
+    params = jax.eval_shape(system.init, jax.random.key(0))
+    assert params["envelope"]["conv_0"]["kernel"].shape == (3, width, 16)
+    found = jax.eval_shape(system.embed, params, system.batch_spec)
+    assert found["envelope"].shape == (8, 50)
+
+
 def test_changes_are_grey_where_nothing_moves():
     video = np.full((1, 3, 2, 2, 3), 200, np.uint8)
     video[0, 1, 0, 0] = 255
@@ -280,9 +289,10 @@ def test_levels_are_those_of_the_likeliest_class_or_of_the_median_one():
     chances[0, 0, [0, 10, 20]] = 0.4, 0.3, 0.3
     chances[0, 1, 63] = 1
     logits = jnp.log(jnp.asarray(chances) + 1e-9)
-    levels = class_levels()
-    for how, wanted in (("argmax", 0), ("median", 10)):
-        codes, found = decode_levels(logits, (63, 64, 0.01), how)
+    levels, even = class_levels(), np.ones(64)
+    taught = np.where(np.arange(64) > 0, 2.0, 1.0)  # all but silence twice as often as they occur
+    for how, mass, wanted in (("argmax", even, 0), ("median", even, 10), ("median", taught, 0)):
+        codes, found = decode_levels(logits, (63, 64, 0.01), how, mass)
         assert codes.tolist() == [[0, 63]]
         np.testing.assert_array_equal(found, levels[[[wanted, 63]]])
 
@@ -352,7 +362,7 @@ def test_every_variant_fits_its_data_and_a_mesh(variant):
     ("changed", "words"),
     [
         ({"model__features": ("flow",)}, "must name some of vision, motion"),
-        ({"model__pool": "max"}, "pool 'max' is none of class, mean"),
+        ({"model__pool": "max"}, "pool 'max' is none of class, mean, patches"),
         ({"loss__smoothing": "some"}, "smoothing 'some' is none of none, zero_phase"),
         ({"inputs__rate": 44_100}, "inputs.rate"),
         ({"inputs__seconds": 0.405}, "inputs.seconds"),
