@@ -99,6 +99,7 @@ def _world() -> ConfigDict:
                 "dropout": 0.1,
                 "onset": False,  # a second head: whether a sound begins in a frame
                 "rectify": False,  # a ReLU on the logits, as published
+                "aligned": True,  # frames and steps, from the start; published: False
                 "dtype": "float32",  # of compute; parameters are float32 in any case
             },
         }
@@ -185,7 +186,9 @@ def _published(config: ConfigDict) -> None:
     )
     config.model.features = ("vision",)
     config.model.update({"pool": "class", "frozen": True, "together": 30, "decode": "argmax"})
-    config.model.net.update({"width": 2048, "hidden": 512, "dropout": 0.5, "rectify": True})
+    config.model.net.update(
+        {"width": 2048, "hidden": 512, "dropout": 0.5, "rectify": True, "aligned": False}
+    )
     config.loss.smoothing = "zero_phase"
     config.optim.update({"lr": 1e-3, "warmup": 0, "b1": 0.5, "weight_decay": 0.0, "clip": 0.0})
     config.runtime.update({"workers": 8, "evaluate_every": 250, "save_every": 250})

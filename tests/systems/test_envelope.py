@@ -222,9 +222,20 @@ def test_changes_are_grey_where_nothing_moves():
     video[0, 1, 0, 0] = 255
     found = np.asarray(changes(jnp.asarray(video)))
     assert (found[0, 0] == 127.5).all()
-    assert (found[0, 1, 0, 0] == 127.5 + 27.5).all()
-    assert (found[0, 2, 0, 0] == 127.5 - 27.5).all()
+    assert (found[0, 1, 0, 0] == 127.5 + 55).all()
+    assert (found[0, 2, 0, 0] == 127.5 - 55).all()
     assert (found[0, :, 1] == 127.5).all()
+    assert np.asarray(changes(jnp.asarray([[0, 255, 0]], jnp.uint8)))[0].tolist() == [127.5, 255, 0]
+
+
+def test_an_aligned_network_starts_with_each_step_between_the_frames_around_it():
+    system = systems.build(tiny(model__net__aligned=True))
+    kernel = jax.jit(system.init)(jax.random.key(0))["envelope"]["envelope_time"]["kernel"]
+    assert kernel.shape == (6, 50)
+    np.testing.assert_allclose(kernel.sum(0), 1, rtol=1e-6)
+    middles = np.asarray((np.arange(6) + 0.5) / 15) @ np.asarray(kernel)
+    steps = (np.arange(50) + 0.5) / 125
+    np.testing.assert_allclose(middles, np.clip(steps, 0.5 / 15, 5.5 / 15), rtol=1e-5)
 
 
 def test_a_memorised_batch_is_learnt():

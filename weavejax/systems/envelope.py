@@ -51,6 +51,9 @@ HEADLINE = "envelopes/envelope_skill_16k_rms512_128_predicted"
 def changes(video: Array) -> Array:
     """How each frame differs from the one before it, as pictures: grey where nothing does.
 
+    Between frames most differences are small: they are shown as they are, and cut off at half the
+    range in either direction.
+
     Args:
       video: uint8 [B, T, H, W, 3].
 
@@ -58,7 +61,8 @@ def changes(video: Array) -> Array:
       float32, same shape, in [0, 255]; the first frame is all grey.
     """
     video = video.astype(jnp.float32)
-    return 127.5 + (video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)) / 2
+    change = video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
+    return 127.5 + jnp.clip(change, -127.5, 127.5)
 
 
 # Name of a tower → what it looks at.
