@@ -6,8 +6,8 @@ Time:      not measured yet
 Result:    not measured yet; figures on a rendered world stand for no published benchmark
 
 Variants:
-  (default)  the rendered world, whole clips of 4 s at 15 frames a second and 56 pixels; two small
-             transformers, of GRAM's kind, look at frames and at their changes.
+  (default)  the rendered world, whole clips of 4 s at 15 frames a second and 56 pixels; a small
+             transformer of GRAM's kind looks at the frames, and what changes between them is given.
   files      your own clips: --config configs/envelope.py:files --config.data.root=DIR. The envelope is
              that of each clip's sound; --config.model.net.onset=True adds the head for onsets.
   smoke      the default at its smallest, for tests.
@@ -75,15 +75,21 @@ def _world() -> ConfigDict:
             "text_length": 0,
         }
     )
-    tower = {"kind": "eva", "patch": 14, "width": 64, "heads": 2, "mlp": 192}
     config.model = ConfigDict(
         {
-            "features": ("vision", "motion"),  # of a frame: which of the next two look at it
-            "vision": {**tower, "layers": 1},  # at the frame; kinds clip, siglip: with their fields
-            "motion": {**tower, "layers": 2},  # at what changed since the frame before
+            "features": ("vision", "motion"),  # of a frame: what it shows, and what changed in it
+            "vision": {  # kinds clip, siglip: with the fields of their own configs
+                "kind": "eva",
+                "patch": 14,
+                "width": 64,
+                "layers": 1,
+                "heads": 2,
+                "mlp": 192,
+            },
+            "cell": 7,  # of motion: side of the parts of which the change is taken, pixels
             "frozen": False,  # vision stays as it is, in bfloat16
-            # What a tower says of a frame: its tokens of all "patches", their "mean", or the published
-            # summary, the "class" token.
+            # What the tower says of a frame: its tokens of all "patches", their "mean", or the
+            # published summary, the "class" token.
             "pool": "patches",
             "together": 0,  # frames of a clip that are encoded at once, to save memory; 0: all
             "mu": 63,  # of the levels, which the first class ends at `floor`
@@ -161,9 +167,7 @@ def _smoke(config: ConfigDict) -> None:
     config.batch = 8
     config.steps = 6
     config.inputs.update({"side": 32, "size": 28})
-    tower = {"width": 16, "layers": 1, "mlp": 32}
-    config.model.vision.update(tower)
-    config.model.motion.update(tower)
+    config.model.vision.update({"width": 16, "mlp": 32})
     config.model.net.update({"width": 16, "convolutions": 1, "hidden": 8, "layers": 1})
     config.runtime.update({"log_every": 2, "evaluate_every": 3, "save_every": 3, "workers": 0})
 

@@ -152,18 +152,13 @@ KINDS: dict[str, dict[str, Callable[[Any, Any], Tower]]] = {
 }
 
 
-def make_tower(part: str, config: Any, like: str = "") -> Tower:
+def make_tower(part: str, config: Any) -> Tower:
     """The tower `part` of a config: `config.model[part]`, and the shapes of `config.inputs`.
-
-    Args:
-        part: name of its section.
-        config: of a run.
-        like: the part whose kinds it may be of, where that is another: a second "vision", say.
 
     Raises:
         UserError: unknown kind, fields that its encoder does not have, or that do not fit.
     """
-    section, kinds = config.model[part], KINDS[like or part]
+    section, kinds = config.model[part], KINDS[part]
     kind = section.get("kind", next(iter(kinds)))
     if kind not in kinds:
         raise UserError(f"model.{part}.kind {kind!r} is none of {', '.join(kinds)}")

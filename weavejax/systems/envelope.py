@@ -9,10 +9,10 @@ sound begins in it, its loss weighted by the published λ of 0.001.
 The published features, of BN-Inception on pictures and on optical flow, are a choice here: an image
 tower (`systems.encoders`) looks at every frame, by default one of the kind that GRAM has, under the
 same name `vision`, so that one trained there can be taken over (`config.init`), kept as it is or
-trained on; a second one, `motion`, may look at what changes between frames, in the place of the flow.
+trained on. In the place of the flow stands `motion`: how much every part of the picture changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import reduce
 from jax import Array
 
 from weavejax.dials.controls import Envelope
@@ -43,30 +44,29 @@ RATE = 16_000  # Hz of the sound whose level is predicted
 STEP_RATE = RATE / HOP  # envelope steps a second: 125
 SMOOTHING = ("none", "zero_phase")
 DECODING = ("argmax", "median")
+FEATURES = ("vision", "motion")
+GREYS = 4.0  # of 255, that a part of a picture with something moving in it changes by on average
 POOLING = ("class", "mean", "patches")
 WITHIN = (0, 2, 5, 8)  # classes that the true one may be away, as Video-Foley reports accuracy
 HEADLINE = "envelopes/envelope_skill_16k_rms512_128_predicted"
 
 
-def changes(video: Array) -> Array:
-    """How each frame differs from the one before it, as pictures: grey where nothing does.
-
-    Between frames most differences are small: they are shown as they are, and cut off at half the
-    range in either direction.
+def changes(video: Array, cell: int) -> Array:
+    """How much lighter, and how much darker, each part of a picture got since the frame before.
 
     Args:
-      video: uint8 [B, T, H, W, 3].
+      video: uint8 [B, T, H, W, 3]; `cell` divides H and W.
+      cell: side of a part, pixels.
 
     Returns:
-      float32, same shape, in [0, 255]; the first frame is all grey.
+      float32 [B, T, 2 · parts], not negative: means over the parts, of the order of 1 where something
+      moves; 0 in the first frame.
     """
-    video = video.astype(jnp.float32)
-    change = video - jnp.concatenate([video[:, :1], video[:, :-1]], axis=1)
-    return 127.5 + jnp.clip(change, -127.5, 127.5)
-
-
-# Name of a tower → what it looks at.
-SEEN: Mapping[str, Callable[[Array], Array]] = {"vision": lambda video: video, "motion": changes}
+    light = video.astype(jnp.float32).mean(-1)
+    change = light - jnp.concatenate([light[:, :1], light[:, :-1]], axis=1)
+    both = jnp.stack([jnp.maximum(change, 0.0), jnp.maximum(-change, 0.0)], axis=2)
+    means = reduce(both, "b t c (h y) (w x) -> b t (c h w)", "mean", y=cell, x=cell)
+    return means / GREYS
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ class Network:
     """What turns frames into an envelope, and how levels are classes.
 
     Attributes:
-      towers: by name, see `SEEN`.
-      frozen: whether `vision` stays as it is.
-      pool: what is taken of a tower's tokens: their published summary ("class"), their "mean", or
+      vision: the tower that looks at every frame; None where none does.
+      cell: of `motion`, see `changes`; 0 where it is left out.
+      frozen: whether the tower stays as it is.
+      pool: what is taken of the tower's tokens: their published summary ("class"), their "mean", or
         those of the "patches" side by side, which keeps where something is.
       together: frames of a clip that are encoded at once; 0 for all of them.
       net: sizes of what follows.
@@ -86,7 +87,8 @@ class Network:
       smoothing: of the target, before it is cut into classes.
     """
 
-    towers: Mapping[str, Tower]
+    vision: Tower | None
+    cell: int
     frozen: bool
     pool: str
     together: int
@@ -115,7 +117,7 @@ def build(config: Any) -> System:
     if net.onset:
         spec |= {"onsets": ((inputs.onsets,), jnp.float32), "onsets_mask": ((), jnp.bool_)}
         evaluators["onsets"] = partial(_report_onsets, inputs.fps)
-    towers = network.towers.items()
+    vision = network.vision
     return System(
         name="envelope",
         batch_spec={
@@ -126,16 +128,16 @@ def build(config: Any) -> System:
         loss=partial(_loss, network, config.loss, inputs.fps),
         embed=partial(_embed, network, inputs.fps),
         rules=(
-            *(rule for name, tower in towers for rule in under(name, tower.rules)),
+            *(under("vision", vision.rules) if vision else ()),
             *under("envelope", envelope_net.rules(net)),
         ),
         evaluators=evaluators,
         flops={
-            **{name: net.frames * tower.flops(0) for name, tower in towers},
+            **({"vision": net.frames * vision.flops(0)} if vision else {}),
             "envelope": envelope_net.flops(net),
         },
         frozen=(lambda path: path.startswith("vision/")) if network.frozen else never,
-        resize={r"^(vision|motion)/position$": vit.resize_position},
+        resize={r"^vision/position$": vit.resize_position},
         headline=HEADLINE,
     )
 
@@ -157,22 +159,28 @@ def _network(config: Any) -> Network:
         )
     if model.net.onset and not inputs.onsets:
         raise UserError("model.net.onset needs the onsets: set inputs.onsets")
-    if not model.features or set(model.features) - set(SEEN):
-        raise UserError(f"model.features must name some of {', '.join(SEEN)}")
-    towers = {
-        name: make_tower(name, config, like="vision") for name in SEEN if name in model.features
-    }
+    if not model.features or set(model.features) - set(FEATURES):
+        raise UserError(f"model.features must name some of {', '.join(FEATURES)}")
+    vision = make_tower("vision", config) if "vision" in model.features else None
+    width = _width(vision, model.pool, inputs.size) if vision else 0
+    cell = 0
+    if "motion" in model.features:
+        cell = model.cell
+        if cell < 1 or inputs.size % cell:
+            raise UserError(f"model.cell must divide inputs.size, {inputs.size}")
+        width += 2 * (inputs.size // cell) ** 2
     frames = int(np.ceil(inputs.seconds * inputs.fps - 1e-6))
     if model.together and frames % model.together:
         raise UserError(f"model.together must divide the {frames} frames of a clip")
     net = EnvelopeNetConfig(
-        features=sum(_width(tower, model.pool, inputs.size) for tower in towers.values()),
+        features=width,
         frames=frames,
         steps=samples // HOP,
         **model.net,
     )
     return Network(
-        towers=towers,
+        vision=vision,
+        cell=cell,
         frozen=model.frozen,
         pool=model.pool,
         together=model.together,
@@ -206,29 +214,27 @@ def _pool(tower: Tower, pool: str, tokens: Array, inputs: tuple[Array, ...]) -> 
 def _init(network: Network, size: int, key: Array) -> Params:
     net = network.net
     made: dict[str, Any] = {}
-    for number, (name, tower) in enumerate(network.towers.items()):
-        inputs = tower.prepare(jnp.zeros((1, size, size, 3), jnp.uint8))
-        found: Any = tower.network.init(
-            jax.random.fold_in(key, number + 1), *inputs, deterministic=True
-        )
-        made[name] = found["params"]
+    if network.vision:
+        frame = network.vision.prepare(jnp.zeros((1, size, size, 3), jnp.uint8))
+        init: Any = partial(network.vision.network.init, deterministic=True)
+        made["vision"] = init(jax.random.fold_in(key, 1), *frame)["params"]
     features = jnp.zeros((1, net.frames, net.features))
-    found = EnvelopeNet(net).init(key, features, deterministic=True)
+    found: Any = EnvelopeNet(net).init(key, features, deterministic=True)
     return made | {"envelope": found["params"]}
 
 
 def _features(network: Network, params: Params, video: Array, key: Array | None) -> Array:
-    """[B, T, H, W, 3] → [B, T, features]; `key` None = no dropout in the towers."""
-    found = [
-        _encode(network, name, params[name], SEEN[name](video), key).astype(jnp.float32)
-        for name in network.towers
-    ]
-    return jnp.concatenate(found, axis=-1)
+    """[B, T, H, W, 3] → [B, T, features]; `key` None = no dropout in the tower."""
+    found = []
+    if network.vision:
+        found.append(_encode(network, network.vision, params["vision"], video, key))
+    if network.cell:
+        found.append(changes(video, network.cell))
+    return jnp.concatenate([each.astype(jnp.float32) for each in found], axis=-1)
 
 
-def _encode(network: Network, name: str, params: Any, video: Array, key: Array | None) -> Array:
-    tower = network.towers[name]
-    still = key is None or (name == "vision" and network.frozen)
+def _encode(network: Network, tower: Tower, params: Any, video: Array, key: Array | None) -> Array:
+    still = key is None or network.frozen
 
     def encode(frames: Array, number: Array) -> Array:
         """[B, t, H, W, 3] → [B, t, width]."""
