@@ -43,7 +43,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "envelope"
     config.seed = 0
-    config.steps = 400
+    config.steps = 1500
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -88,9 +88,9 @@ def _world() -> ConfigDict:
             },
             "cell": 7,  # of motion: side of the parts of which the change is taken, pixels
             "frozen": False,  # vision stays as it is, in bfloat16
-            # What the tower says of a frame: its tokens of all "patches", their "mean", or the
-            # published summary, the "class" token.
-            "pool": "patches",
+            # What the tower says of a frame: the published summary, its "class" token; the "mean" of
+            # its tokens; or those of all "patches", which outweigh motion here and learn slower.
+            "pool": "class",
             "together": 0,  # frames of a clip that are encoded at once, to save memory; 0: all
             "mu": 63,  # of the levels, which the first class ends at `floor`
             "floor": 0.01,
@@ -123,7 +123,7 @@ def _world() -> ConfigDict:
     config.init = ConfigDict({"weights": "", "partial": ()})
     config.optim = ConfigDict(
         {
-            "lr": 2e-3,
+            "lr": 3e-3,
             "warmup": 0.05,
             "schedule": "cosine",
             "b1": 0.9,
@@ -145,9 +145,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 100,
+            "evaluate_every": 250,
             "evaluate_batch": 32,
-            "save_every": 200,
+            "save_every": 250,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -189,7 +189,7 @@ def _published(config: ConfigDict) -> None:
         }
     )
     config.model.features = ("vision",)
-    config.model.update({"pool": "class", "frozen": True, "together": 30, "decode": "argmax"})
+    config.model.update({"frozen": True, "together": 30, "decode": "argmax"})
     config.model.net.update(
         {"width": 2048, "hidden": 512, "dropout": 0.5, "rectify": True, "aligned": False}
     )
