@@ -4,8 +4,8 @@ Three seeds each, all with the matching loss and its second stage, all from one 
 steps of the objective that GRAM's own starting point was trained by (VAST's). Some of them learn from
 clips of which half have lost a stream.
 
-Command: python -m weavejax.train --config configs/gram.py:small --config.data.options.test=512
-         python -m weavejax.train --config configs/gram.py:small --sweep configs/sweeps/gram_scores.py
+Command: python -m weavejax.train --config configs/gram.py:small --sweep configs/sweeps/gram_scores.py
+         after python -m weavejax.train --config configs/gram.py:small --config.data.options.test=512
          python -m weavejax.evaluate --compare runs/gram_scores --metrics stages
          (a SLURM job array: --array=0-89 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once

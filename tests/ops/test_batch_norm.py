@@ -42,6 +42,20 @@ def test_the_gradient_of_the_other_parameters_is_that_of_the_formula():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+def test_only_known_rows_make_the_statistics():
+    def loss(params, x, known):
+        y = BatchNorm(jnp.float32, deterministic=False).apply({"params": params}, x, known)
+        return jnp.square(y[:4] - 3.0).sum()
+
+    grad = jax.jit(jax.value_and_grad(loss))
+    wanted, found = grad(fresh(), X[:4], None), grad(fresh(), X, jnp.arange(8) < 4)
+    for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    _, none = grad(fresh(), X, jnp.zeros(8, bool))
+    assert not np.asarray(none["running_mean"]).any()
+    assert not np.asarray(none["running_var"]).any()
+
+
 def normed(frozen=False):
     """A system that is one batch norm, whose output should be 3."""
 

@@ -8,6 +8,7 @@ Both are NumPy in float64: a running sum in float32 would leave a floor of noise
 """
 
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import scipy.signal
@@ -87,11 +88,30 @@ def smooth_zero_phase(levels: np.ndarray) -> np.ndarray:
     Returns:
         float64 ``[..., T]``.
     """
+    return np.maximum(_low_pass(np.asarray(levels, np.float64)), 0.0)
+
+
+@lru_cache(maxsize=4)
+def smoothing_matrix(steps: int) -> np.ndarray:
+    """`smooth_zero_phase` of curves of one length as a product, for devices.
+
+    The filter is linear, Gustafsson's treatment of the ends included: only the clipping at 0 is not,
+    and that is left to the caller.
+
+    Args:
+        steps: T.
+
+    Returns:
+        float64 ``[T, T]``, read-only: ``levels @ matrix`` is ``levels`` ``[..., T]`` smoothed.
+    """
+    matrix = _low_pass(np.eye(steps))
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _low_pass(levels: np.ndarray) -> np.ndarray:
     numerator, denominator = scipy.signal.ellip(4, 0.01, 120, 0.125)
-    smoothed = scipy.signal.filtfilt(
-        numerator, denominator, np.asarray(levels, np.float64), method="gust"
-    )
-    return np.maximum(smoothed, 0.0)
+    return np.asarray(scipy.signal.filtfilt(numerator, denominator, levels, method="gust"))
 
 
 def stretch(levels: np.ndarray, samples: int) -> np.ndarray:

@@ -4,9 +4,13 @@ Two of them, which are not each other's inverse. Video-Foley's has 64 edges betw
 μ = 63; what lies below is silence, its class 0. Fol·AI's published decoding reads the same 64 integers
 at μ = 127 as the upper half of 128 levels over [-1, 1], so that nothing above 0.926 can be said and
 class 0 alone is silence.
+
+`quantise` works on NumPy arrays, in data workers, and on JAX arrays, inside jit, and imports neither
+for it; the tables of the others are NumPy arrays that a device can index.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +33,11 @@ def mu_law_edges(mu: int = MU, classes: int = CLASSES, floor: float = FLOOR) -> 
     return edges
 
 
-def quantise(
-    levels: np.ndarray, mu: int = MU, classes: int = CLASSES, floor: float = FLOOR
-) -> np.ndarray:
+def quantise(levels: Any, mu: int = MU, classes: int = CLASSES, floor: float = FLOOR) -> Any:
     """Class of each level: 0 for silence, k for levels from edge k - 1 up to and without edge k.
 
     Args:
-        levels: RMS, any shape; what smoothing made negative is silence.
+        levels: RMS, floating point, any shape, NumPy or JAX; what smoothing made negative is silence.
         mu: see `mu_law_edges`, also for the other two.
         classes: number of classes; levels of 1 and more are of the last, where the published code
             leaves the range.
@@ -44,8 +46,15 @@ def quantise(
     Returns:
         int32, same shape.
     """
-    found = np.searchsorted(mu_law_edges(mu, classes, floor), levels, side="right")
-    return np.minimum(found, classes - 1).astype(np.int32)
+    xp = levels.__array_namespace__()
+    edges = mu_law_edges(mu, classes, floor)
+    # The smallest values of the levels' own type that are not below the edges: so a type of fewer
+    # digits decides as the exact edges do.
+    rounded = edges.astype(levels.dtype)
+    up = np.nextafter(rounded, np.array(np.inf, levels.dtype))
+    edges = np.where(rounded.astype(np.float64) < edges, up, rounded)
+    found = xp.searchsorted(xp.asarray(edges), levels, side="right")
+    return xp.minimum(found, classes - 1).astype(np.int32)
 
 
 def dequantise(
@@ -66,9 +75,14 @@ def dequantise(
         ValueError: a code lies outside.
     """
     _check(codes, classes)
+    return class_levels(mu, classes, floor)[codes]
+
+
+def class_levels(mu: int = MU, classes: int = CLASSES, floor: float = FLOOR) -> np.ndarray:
+    """What `dequantise` gives for each class: float32 ``[classes]``."""
     levels = mu_law_edges(mu, classes, floor).copy()
     levels[0] = 0.0
-    return levels.astype(np.float32)[codes]
+    return levels.astype(np.float32)
 
 
 def expand_fol_ai(codes: np.ndarray) -> np.ndarray:
@@ -112,11 +126,16 @@ def smoothed_targets(
         ValueError: a code lies outside.
     """
     _check(codes, classes)
+    return target_table(classes, reach, sigma)[codes]
+
+
+def target_table(classes: int = CLASSES, reach: int = REACH, sigma: float = SIGMA) -> np.ndarray:
+    """What `smoothed_targets` gives for each class: float32 ``[classes, classes]``."""
     distance = np.abs(np.arange(classes)[:, None] - np.arange(classes))
     table = np.where(distance <= reach, np.exp(-(2.0**distance) / (2 * 2.0**sigma)), 0.0)
     table[0], table[:, 0] = 0.0, 0.0
     np.fill_diagonal(table, 1.0)
-    return table.astype(np.float32)[codes]
+    return table.astype(np.float32)
 
 
 def _check(codes: np.ndarray, classes: int) -> None:

@@ -72,6 +72,24 @@ def measure_envelope(wave: np.ndarray, rate: int, envelope_rate: float = ENVELOP
     return _envelope(envelope_rate, rms)
 
 
+def level_envelope(
+    levels: np.ndarray, rate: float, *, start: float = 0.0, envelope_rate: float = ENVELOPE_RATE
+) -> Envelope:
+    """A curve of linear RMS, as a network predicts it, as an envelope of a controls file.
+
+    Between the values linear in RMS, before the first and after the last of them constant.
+
+    Args:
+        levels: ``[T]``, at least one value.
+        rate: of the values, Hz.
+        start: time of the first value, seconds: half a hop for frames that lie side by side.
+        envelope_rate: values a second of the result.
+    """
+    count = max(1, round(len(levels) / rate * envelope_rate))
+    place = (np.arange(count) / envelope_rate - start) * rate
+    return _envelope(envelope_rate, np.interp(place, np.arange(len(levels)), levels))
+
+
 def amplitudes(envelope: Envelope) -> np.ndarray:
     """Linear RMS of every value, 0 at the floor: float64 ``[T]``."""
     db = np.asarray(envelope.db, np.float64)

@@ -2,19 +2,23 @@
 
 E-L1 rewards silence where the truth is quiet, so the value that silence would have got, the mean level
 of the truth, is part of the result.
+
+The same is asked of envelopes that a network predicted, without a sound between: those results end in
+`_predicted`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from weavejax.metrics.measured import Measured, Taken, measure_mean
+from weavejax.metrics.measured import Measured, Taken, measure_mean, measure_set
 from weavejax.ops.resample import RESAMPLER, resample
 from weavejax.ops.rms import rms_frames
 
 # Name of the rate → Hz, and samples reflected at the ends: Video-Foley's, and librosa's in Fol·AI's
 # notebook, which are half a hop and more apart.
 RATES = {"16k": (16_000, 192), "44k": (44_100, 256)}
+RESAMPLES = 1000
 
 
 def e_l1(truth: np.ndarray, generated: np.ndarray) -> float:
@@ -90,3 +94,77 @@ def measure_envelopes(
             ),
         ]
     return results
+
+
+def measure_predicted(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    target: np.ndarray,
+    codes: np.ndarray,
+    levels: np.ndarray,
+    quantiser: str,
+    taken: Taken,
+    *,
+    within: Sequence[int],
+) -> list[Measured]:
+    """How well a network predicts RMS curves, and the classes that it says them in.
+
+    Args:
+      truth: [N, T], RMS at 16 kHz of frames of 512 samples every 128, N ≥ 1.
+      predicted: [N, T].
+      target: true classes, int [N, T].
+      codes: predicted ones.
+      levels: RMS of every class [classes].
+      quantiser: which it is, as the results' ids have it: "mu63_64_smoothed".
+      taken: how, for all results.
+      within: distances, in classes, up to which a class counts as right.
+
+    Returns:
+      `e_l1_…_predicted`, and beside it what others get: silence; the mean and the median envelope, a
+      curve [T] over these very clips, which no method without eyes can know better; and the true
+      classes, the best that can be said in classes. `envelope_skill_…`: 1 − E-L1 / E-L1 of the mean
+      envelope. `envelope_correlation_…`. `envelope_class_acc_…_within_<d>`: share of steps, and
+      `envelope_class_mae_…`: mean distance in classes.
+    """
+    truth, predicted = truth.astype(np.float64), predicted.astype(np.float64)
+
+    def distances(other: np.ndarray) -> np.ndarray:
+        return np.asarray(np.abs(truth - other).mean(axis=1))
+
+    off, plain = distances(predicted), distances(truth.mean(axis=0))
+    beside = {
+        "silence": float(truth.mean()),
+        "mean envelope": float(plain.mean()),
+        "median envelope": float(distances(np.median(truth, axis=0)).mean()),
+        "true classes": float(distances(levels[target]).mean()),
+    }
+
+    def skill(chosen: np.ndarray) -> float:
+        base = plain[chosen].mean()
+        return float(1 - off[chosen].mean() / base) if base > 0 else float("nan")
+
+    clips = len(truth)
+    shapes = [envelope_correlation(*pair) for pair in zip(truth, predicted, strict=True)]
+    away = np.abs(codes.astype(np.int64) - target)
+    end = "16k_rms512_128_predicted"
+    return [
+        measure_mean(f"e_l1_{end}", off, taken, beside=beside),
+        measure_set(
+            f"envelope_skill_{end}",
+            skill(np.arange(clips)),
+            skill,
+            clips,
+            taken,
+            resamples=RESAMPLES,
+        ),
+        measure_mean(f"envelope_correlation_{end}", shapes, taken, undefined="truth is constant"),
+        *(
+            measure_mean(
+                f"envelope_class_acc_{quantiser}_within_{reach}",
+                (away <= reach).mean(axis=1),
+                taken,
+            )
+            for reach in within
+        ),
+        measure_mean(f"envelope_class_mae_{quantiser}", away.mean(axis=1), taken),
+    ]

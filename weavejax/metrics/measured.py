@@ -19,8 +19,15 @@ from weavejax.metrics.interval import bootstrap_mean, bootstrap_spread
 FEATURES = r"[a-z0-9]+(_[a-z0-9]+)*"
 # Family → what must follow it. <features> names the network, its layer and its front end.
 FAMILIES: Mapping[str, tuple[str, str]] = {
-    "e_l1": (r"(16k|44k)_rms512_128", "<rate>_rms512_128"),
-    "envelope_correlation": (r"(16k|44k)_rms512_128", "<rate>_rms512_128"),
+    # "_predicted": of an envelope that a network gave itself, not measured on a sound.
+    "e_l1": (r"(16k|44k)_rms512_128(_predicted)?", "<rate>_rms512_128"),
+    "envelope_correlation": (r"(16k|44k)_rms512_128(_predicted)?", "<rate>_rms512_128"),
+    "envelope_skill": (r"16k_rms512_128_predicted", "<rate>_rms512_128_predicted"),
+    "envelope_class_acc": (
+        r"mu\d+_\d+(_smoothed)?_within_\d+",
+        "mu<μ>_<classes>_within_<classes away>",
+    ),
+    "envelope_class_mae": (r"mu\d+_\d+(_smoothed)?", "mu<μ>_<classes>"),
     "onset_count_acc": (r"(paper|syncfusion|sound)(_annotated)?", "<mode>"),
     "onset_acc": (r"(paper|syncfusion|sound)_\d+ms(_annotated)?", "<mode>_<tolerance>ms"),
     "onset_ap": (r"(paper|syncfusion|sound)_\d+ms(_annotated)?", "<mode>_<tolerance>ms"),
@@ -42,7 +49,16 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 
 
 # Of the families' numbers, those that are better when higher; of the others the lower is better.
-HIGHER = ("envelope_correlation", "onset_", "detector_", "si_sdr", "isc", "clap_score")
+HIGHER = (
+    "envelope_correlation",
+    "envelope_skill",
+    "envelope_class_acc",
+    "onset_",
+    "detector_",
+    "si_sdr",
+    "isc",
+    "clap_score",
+)
 
 
 def direction(variant: str) -> int:

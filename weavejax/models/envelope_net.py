@@ -48,6 +48,9 @@ class EnvelopeNetConfig:
         dropout: after each convolution.
         onset: whether a second head says of every frame if a sound begins.
         rectify: a ReLU on the logits, as published.
+        aligned: the matrices across time begin as linear interpolation, each step between the frames
+            around it, not at random as published: the network need not learn first that what is seen
+            sounds at the same time.
         dtype: compute type; parameters are float32.
     """
 
@@ -63,6 +66,7 @@ class EnvelopeNetConfig:
     dropout: float = 0.5
     onset: bool = False
     rectify: bool = True
+    aligned: bool = False
     dtype: str = "float32"
 
 
@@ -116,17 +120,29 @@ class _Recurrent(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
 
 
+def _interpolation(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """``[frames, steps]``: the value at the middle of each step from those at the frames' middles."""
+    del key
+    frames, steps = shape
+    place = np.clip((np.arange(steps) + 0.5) * frames / steps - 0.5, 0, frames - 1)
+    distance = np.abs(place[None] - np.arange(frames)[:, None])
+    return jnp.asarray(np.maximum(0.0, 1.0 - distance), dtype)
+
+
 class EnvelopeNet(nn.Module):
     """Frame features to class logits of an envelope, and to onset logits where wanted."""
 
     config: EnvelopeNetConfig
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, deterministic: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, features: jax.Array, *, deterministic: bool, known: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """``[B, frames, features]`` → ``envelope`` float32 ``[B, steps, classes]``.
 
         With ``config.onset`` also ``onset`` float32 ``[B, frames]``. ``deterministic`` False needs a
-        "dropout" key and normalises by the batch's statistics.
+        "dropout" key and normalises by the statistics of the batch's clips that are ``known``, bool
+        ``[B]`` (None: of all).
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
@@ -145,7 +161,8 @@ class EnvelopeNet(nn.Module):
                 kernel_init=fan_in,
                 name=f"conv_{number}",
             )
-            x = nn.relu(BatchNorm(dtype, deterministic, name=f"norm_{number}")(conv(x)))
+            normed = BatchNorm(dtype, deterministic, name=f"norm_{number}")(conv(x), known)
+            x = nn.relu(normed)
             x = nn.Dropout(c.dropout, deterministic=deterministic)(x)
         for layer in range(c.layers):
             both = [
@@ -163,7 +180,8 @@ class EnvelopeNet(nn.Module):
     def _head(self, x: jax.Array, name: str, steps: int, width: int) -> jax.Array:
         """Across time, then across channels; float32 ``[B, steps, width]``."""
         dtype = jnp.dtype(self.config.dtype)
-        time = nn.Dense(steps, dtype=dtype, kernel_init=fan_in, name=f"{name}_time")
+        across = _interpolation if self.config.aligned else fan_in
+        time = nn.Dense(steps, dtype=dtype, kernel_init=across, name=f"{name}_time")
         channels = nn.Dense(width, dtype=dtype, kernel_init=fan_in, name=f"{name}_channels")
         return channels(time(x.swapaxes(1, 2)).swapaxes(1, 2)).astype(jnp.float32)
 

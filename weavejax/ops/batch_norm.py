@@ -6,6 +6,7 @@ from the batch's: the train step subtracts it as it is (`follows`), whatever the
 the others. Every contract stays as it is, and a step that the guard refuses leaves them alone.
 """
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -73,8 +74,13 @@ class BatchNorm(nn.Module):
     momentum: float = 0.1
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """``[..., C]`` → ``[..., C]``."""
+    def __call__(self, x: jax.Array, known: jax.Array | None = None) -> jax.Array:
+        """``[..., C]`` → ``[..., C]``; of the first axis only rows that are ``known`` count.
+
+        Args:
+            x: to be normalised.
+            known: bool ``[len(x)]``; None for all of them. Without any the running statistics stay.
+        """
         width = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, width).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, width).astype(jnp.float32)
@@ -86,11 +92,20 @@ class BatchNorm(nn.Module):
             y = (x - mean.reshape(row)) * jax.lax.rsqrt(variance.reshape(row) + self.epsilon)
             return (y * scale.reshape(row) + bias.reshape(row)).astype(self.dtype)
         axes = tuple(range(x.ndim - 1))
-        batch_mean = x.mean(axes)
-        centred = x - batch_mean.reshape(row)
-        spread = jnp.square(centred).mean(axes)
+        if known is None:
+            count = jnp.float32(x.size // x.shape[-1])
+            batch_mean = x.mean(axes)
+            centred = x - batch_mean.reshape(row)
+            spread = jnp.square(centred).mean(axes)
+        else:
+            weight = known.reshape((-1,) + (1,) * (x.ndim - 1)).astype(jnp.float32)
+            count = weight.sum() * math.prod(x.shape[1:-1])
+            batch_mean = (weight * x).sum(axes) / jnp.maximum(count, 1.0)
+            centred = x - batch_mean.reshape(row)
+            spread = (weight * jnp.square(centred)).sum(axes) / jnp.maximum(count, 1.0)
         y = centred * jax.lax.rsqrt(spread.reshape(row) + self.epsilon)
         y = (y * scale.reshape(row) + bias.reshape(row)).astype(self.dtype)
-        count = x.size // x.shape[-1]
-        unbiased = spread * (count / max(count - 1, 1))
+        unbiased = spread * (count / jnp.maximum(count - 1.0, 1.0))
+        batch_mean = jnp.where(count > 0, batch_mean, mean)
+        unbiased = jnp.where(count > 0, unbiased, variance)
         return _tracked(y, mean, variance, batch_mean, unbiased, self.momentum)

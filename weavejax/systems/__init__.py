@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from weavejax.errors import UserError
-from weavejax.systems import gram, onset, oobleck, syncfusion
+from weavejax.systems import envelope, gram, onset, oobleck, syncfusion
 from weavejax.systems.base import System
 from weavejax.systems.lora import adapt
 
 SYSTEMS: dict[str, Callable[[Any], System]] = {
+    "envelope": envelope.build,
     "gram": gram.build,
     "onset": onset.build,
     "oobleck": oobleck.build,
