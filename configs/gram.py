@@ -53,6 +53,9 @@ Variants:
              `weavejax.convert`, then --config.init.weights=DIR. A tenth of the matching loss on
              video and audio; evaluation reranks the nearest 50. LoRA: --config.lora.rank=8.
              It needs accelerators: 15 GB of parameters and optimiser state, spread over the mesh.
+             Memory of a device (`weavejax.plan`, README):
+               256 × v5e, batch 4,096: parameters 41 MiB, optimiser 82 MiB, peak 2.03 of 15.75 GiB
+               512 × v5p, batch 8,192: parameters 41 MiB, optimiser 82 MiB, peak 2.59 of 95.74 GiB
              Beyond 128 chips set replica too, as in --config.runtime.mesh.replica=2: the width of
              the image tower divides over 128 devices, not over 256.
   scale      `published` with batches of 16,384 for 256 chips, clips going round in a ring, gradients
