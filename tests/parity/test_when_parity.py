@@ -16,7 +16,7 @@ from weavejax.models import envelope_net, r2plus1d, waveform_unet, waveform_unet
 from weavejax.ops.batch_norm import follows
 from weavejax.runtime import tree
 
-ONSET = r2plus1d.R2Plus1DConfig(widths=(8, 12, 16, 20), hidden=6)
+ONSET = r2plus1d.R2Plus1DConfig(widths=(8, 12), blocks=(2, 1), hidden=6)
 UNET = waveform_unet.WaveformUNetConfig(
     channels=(8, 16, 16),
     factors=(1, 4, 2),
