@@ -110,7 +110,7 @@ def cases(found: Recording) -> dict[str, Recording]:
     return {k: c for k, c in all_cases(found).items() if k not in ("shapes", "constant")}
 
 
-def close(ours: Any, theirs: np.ndarray, *, most: float = 2e-5) -> None:
+def assert_close(ours: Any, theirs: np.ndarray, *, most: float = 2e-5) -> None:
     error = relative_error(np.asarray(ours), theirs)
     print(f"relative error {error:.1e}")
     assert error < most
@@ -123,7 +123,9 @@ def test_dit(kind: str, layout: str) -> None:
     params = stable_dit_names.from_torch(state(found), config, layout)
     run = quick_jit(partial(stable_dit.StableDit(config).apply, {"params": params}))
     for case in cases(found).values():
-        close(run(*(case[name] for name in ("x", "time", "cross", "global_cond"))), case["output"])
+        assert_close(
+            run(*(case[name] for name in ("x", "time", "cross", "global_cond"))), case["output"]
+        )
 
 
 def test_control(kind: str) -> None:
@@ -151,8 +153,8 @@ def test_control(kind: str) -> None:
         return residuals, apply({"params": params}, *inputs, residuals)
 
     residuals, output = run()
-    close(residuals, case["residuals"])
-    close(output, case["output"])
+    assert_close(residuals, case["residuals"])
+    assert_close(output, case["output"])
 
 
 @pytest.mark.parametrize("layout", OOBLECK)
@@ -165,10 +167,10 @@ def test_oobleck(kind: str, layout: str) -> None:
     decode = quick_jit(partial(network.apply, variables, method="decode"))
     for case in cases(found).values():
         latent = encode(case["audio"])
-        close(latent.mean, case["mean"])
-        close(latent.deviation, case["deviation"])
-        close(latent.divergence(), case["divergence"])
-        close(decode(case["mean"]), case["output"])
+        assert_close(latent.mean, case["mean"])
+        assert_close(latent.deviation, case["deviation"])
+        assert_close(latent.divergence(), case["divergence"])
+        assert_close(decode(case["mean"]), case["output"])
         assert config.latents(case["audio"].shape[1]) == case["mean"].shape[1]
         assert config.samples(case["mean"].shape[1]) == case["output"].shape[1]
 
@@ -179,7 +181,7 @@ def test_number(kind: str, layout: str) -> None:
     variables = {"params": number.from_torch(state(found), NUMBER, layout)}
     case = cases(found)["seconds"]
     ours = number.NumberConditioner(NUMBER).apply(variables, case["numbers"])
-    close(ours, case["output"])
+    assert_close(ours, case["output"])
     grid = number.NumberConditioner(NUMBER).apply(variables, case["numbers"].reshape(1, -1, 1))
     np.testing.assert_allclose(grid[0, :, 0], ours, atol=1e-6)
 
@@ -190,7 +192,7 @@ def test_t5(kind: str) -> None:
     params = t5.from_torch(state(found), config)
     run = quick_jit(partial(t5.T5Encoder(config).apply, {"params": params}))
     for case in cases(found).values():
-        close(run(case["tokens"], case["mask"]), case["output"])
+        assert_close(run(case["tokens"], case["mask"]), case["output"])
 
 
 def test_buckets_of_relative_positions(kind: str) -> None:
