@@ -25,11 +25,9 @@ from jax import Array
 
 from weavejax.dials.controls import Envelope
 from weavejax.dials.envelope import smoothing_matrix
-from weavejax.dials.onsets import EXPORT_LOGIT
 from weavejax.dials.quantise import class_levels, quantise, target_table
 from weavejax.dials.when import level_envelope
 from weavejax.errors import UserError
-from weavejax.metrics.detection import measure_detection
 from weavejax.metrics.envelopes import measure_predicted
 from weavejax.metrics.measured import Taken
 from weavejax.metrics.report import Report, measured_report
@@ -38,7 +36,7 @@ from weavejax.models.envelope_net import EnvelopeNet, EnvelopeNetConfig
 from weavejax.ops.rms import FRAME, HOP, rms_frames
 from weavejax.systems.base import Batch, Metrics, Params, System, never, under
 from weavejax.systems.encoders import Tower, make_tower
-from weavejax.systems.onset import frame_labels
+from weavejax.systems.onset import detection_report, frame_labels
 
 RATE = 16_000  # Hz of the sound whose level is predicted
 STEP_RATE = RATE / HOP  # envelope steps a second: 125
@@ -116,7 +114,7 @@ def build(config: Any) -> System:
     evaluators = {"envelopes": partial(_report, network)}
     if net.onset:
         spec |= {"onsets": ((inputs.onsets,), jnp.float32), "onsets_mask": ((), jnp.bool_)}
-        evaluators["onsets"] = partial(_report_onsets, inputs.fps)
+        evaluators["onsets"] = partial(detection_report, inputs.fps, known="onsets_known")
     vision = network.vision
     return System(
         name="envelope",
@@ -407,12 +405,3 @@ def _report(network: Network, found: Mapping[str, np.ndarray]) -> Report:
         within=WITHIN,
     )
     return measured_report("Envelopes predicted from the frames", measured)
-
-
-def _report_onsets(fps: float, found: Mapping[str, np.ndarray]) -> Report:
-    rows = np.flatnonzero(found["valid"] & found["onsets_known"])
-    truth = [found["onsets"][row][found["onsets"][row] >= 0] for row in rows]
-    logits, labels = found["logits"][rows], found["labels"][rows]
-    taken = Taken(str(found["manifest"]))
-    measured = measure_detection(list(logits), list(labels), truth, fps, EXPORT_LOGIT, taken)
-    return measured_report("Onsets found in the frames", measured)

@@ -63,7 +63,7 @@ def build(config: Any) -> System:
         loss=partial(_loss, network, config.loss, inputs.fps),
         embed=partial(_embed, network, inputs.fps),
         rules=r2plus1d.rules(network),
-        evaluators={"onsets": partial(_report, inputs.fps)},
+        evaluators={"onsets": partial(detection_report, inputs.fps)},
         flops={"network": r2plus1d.flops(network, frames, inputs.size)},
         headline=HEADLINE,
     )
@@ -139,8 +139,17 @@ def _embed(network: R2Plus1DConfig, fps: float, params: Params, batch: Batch) ->
     }
 
 
-def _report(fps: float, found: Mapping[str, np.ndarray]) -> Report:
-    rows = np.flatnonzero(found["valid"] & found["known"])
+def detection_report(
+    fps: float, found: Mapping[str, np.ndarray], *, known: str = "known"
+) -> Report:
+    """Onsets found in frames, of the clips that `known` marks.
+
+    Args:
+      fps: frames a second.
+      found: `logits` and `labels` [N, T], `onsets` [N, K], `valid` and `known` [N], `manifest`.
+      known: name of the mask.
+    """
+    rows = np.flatnonzero(found["valid"] & found[known])
     truth = [found["onsets"][row][found["onsets"][row] >= 0] for row in rows]
     logits, labels = found["logits"][rows], found["labels"][rows]
     taken = Taken(str(found["manifest"]))
