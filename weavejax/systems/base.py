@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from weavejax.dials.controls import When
 from weavejax.metrics.report import Report
 from weavejax.ops.transformer import Rule
 
@@ -49,6 +50,41 @@ class SecondStage:
 
 
 @dataclass(frozen=True)
+class Generator:
+    """How a system turns a controls file into sound; a clip may be of any length.
+
+    Attributes:
+      rate: of the sound, Hz.
+      channels: of the sound.
+      unit: samples that one place of the diffused state stands for: those of a latent, or 1.
+      when: the part of the controls that it follows, "onsets" or "envelope".
+      dials: names of the scales of guidance, in order.
+      scales: of guidance, one a dial, as the config has them.
+      steps: of sampling, as the config has them.
+      condition: (when, samples) → the arrays of one clip, on the host, that its controls become: for
+        "onsets", `onsets` float32 [K] in seconds, filled up with −1; for "envelope", `envelope`
+        float32 [samples, channels], linear RMS as the network was trained to see it.
+      sample: (params, request, keys [B], scales [dials] or [B, dials], samples=, steps=, known=,
+        progress=) → sound float32 [B, samples, channels]. The request holds the arrays of
+        `condition` with a leading [B]; `text` int32 [B, L] and `text_mask` [B] where the system reads;
+        `video` uint8 [B, T, H, W, 3] at the config's rate over the whole clip, and `video_mask` [B],
+        where it sees. `samples` and `steps` are Python's; `known`, for local re-synthesis, is
+        (sound [B, samples, channels], renew bool [B, samples]): what is not to be renewed stays as it
+        is, as far as the state allows (`diffusion.inpaint`); `progress` as in `diffusion.sample`.
+    """
+
+    rate: int
+    channels: int
+    unit: int
+    when: str
+    dials: tuple[str, ...]
+    scales: tuple[float, ...]
+    steps: int
+    condition: Callable[[When, int], dict[str, np.ndarray]]
+    sample: Callable[..., Array]
+
+
+@dataclass(frozen=True)
 class System:
     """Pure functions; the train step, checkpoints, guard and launch never change with the system.
 
@@ -63,6 +99,7 @@ class System:
         trained on top of them: float32 [B, width] by modality, with presence masks [B]. None where
         a system has no such place.
       second_stage: reranks what the first search found; None where a system has none.
+      generator: makes sound from controls; None where a system makes none.
       rules: sharding table, see `weavejax.runtime.sharding`.
       evaluators: by name, from the arrays `embed` gave over a whole split (and `valid` [N]) to a
         report.
@@ -84,6 +121,7 @@ class System:
     headline: str
     features: Callable[[Params, Batch], dict[str, Array]] | None = None
     second_stage: SecondStage | None = None
+    generator: Generator | None = None
     frozen: Callable[[str], bool] = never
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
         default_factory=dict
