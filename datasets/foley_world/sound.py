@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from .scene import Event
 
@@ -189,6 +188,8 @@ def _resonate(force: np.ndarray, hertz: float, decay: float, rate: int) -> np.nd
     radius = 10.0 ** (-3.0 / (decay * rate))
     turn = 2 * np.pi * hertz / rate
     poles = [1.0, -2 * radius * np.cos(turn), radius**2]
+    import scipy.signal  # costs the start of every run half a second, and few of them render
+
     return np.asarray(scipy.signal.lfilter([radius * np.sin(turn)], poles, force))
 
 
@@ -253,6 +254,8 @@ def _add(track: np.ndarray, start: int, values: np.ndarray) -> None:
 
 def _band(signal: np.ndarray, band: tuple[float, float], rate: int) -> np.ndarray:
     high = min(band[1], 0.45 * rate)
+    import scipy.signal
+
     sections = scipy.signal.butter(
         2, (min(band[0], 0.5 * high), high), "bandpass", fs=rate, output="sos"
     )

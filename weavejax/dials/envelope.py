@@ -11,7 +11,6 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-import scipy.signal
 
 RATE = 44_100  # Hz, that the windows are meant for
 RMS_WINDOW, MEAN_WINDOW = 10_000, 2_000  # samples
@@ -110,6 +109,8 @@ def smoothing_matrix(steps: int) -> np.ndarray:
 
 
 def _low_pass(levels: np.ndarray) -> np.ndarray:
+    import scipy.signal  # costs every start half a second, and few need it
+
     numerator, denominator = scipy.signal.ellip(4, 0.01, 120, 0.125)
     return np.asarray(scipy.signal.filtfilt(numerator, denominator, levels, method="gust"))
 

@@ -1,19 +1,27 @@
 """The systems by name: an explicit dictionary of builders `(config) -> System`."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 from weavejax.errors import UserError
-from weavejax.systems import envelope, gram, onset, oobleck, syncfusion
 from weavejax.systems.base import System
 from weavejax.systems.lora import adapt
 
-SYSTEMS: dict[str, Callable[[Any], System]] = {
-    "envelope": envelope.build,
-    "gram": gram.build,
-    "onset": onset.build,
-    "oobleck": oobleck.build,
-    "syncfusion": syncfusion.build,
+Builder = Callable[[Any], System]
+
+
+def _of(module: str) -> Builder:
+    """`build` of a module here, imported when it is called: no run waits for another's networks."""
+    return lambda config: importlib.import_module(f"weavejax.systems.{module}").build(config)
+
+
+SYSTEMS: dict[str, Builder] = {
+    "envelope": _of("envelope"),
+    "gram": _of("gram"),
+    "onset": _of("onset"),
+    "oobleck": _of("oobleck"),
+    "syncfusion": _of("syncfusion"),
 }
 
 
