@@ -1,6 +1,7 @@
 """`weavejax.train` as a user runs it."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMOKE, run
 
+from weavejax import systems
+from weavejax.errors import UserError
+from weavejax.runs import assemble
 from weavejax.runs.restore import restore
-from weavejax.runtime import tree
+from weavejax.runtime import cli, tree
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.records import read_rows
 
@@ -124,10 +128,43 @@ def test_a_checkpoint_restores_with_its_config(trained):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["--config.runtime.mesh.data=3"], "does not fit 1 cpu device"),
+        (["--config.data.source=files", "--config.data.root={odd}"], "colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(flags, words, world, tmp_path):
+    odd = odd_folder(tmp_path)
+    flags = [flag.format(odd=odd) for flag in flags]
+    result = run("train", *SMOKE, *world, "--workdir", tmp_path / "w", *flags, check=False)
+    assert result.returncode == 2
+    lines = result.stderr.strip().splitlines()
+    assert words in lines[-1]
+    assert lines[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def odd_folder(place):
+    """A folder whose caption file has a column that means nothing."""
+    folder = place / "odd"
+    folder.mkdir()
+    (folder / "captions.csv").write_text("video,caption,colour\nx.mp4,a ball,red\n")
+    return folder
+
+
+def prepare(argv, workdir):
+    """What the trainer does before a run has a directory."""
+    config = cli.parse(argv, "", {}, takes_config=True).config
+    systems.build(config)
+    assemble.open_data(config, workdir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
         (["--config.stepz=3"], "unknown config key 'stepz'; did you mean steps"),
         (["--config.data.source=files", "--config.data.root=/no/such"], "/no/such"),
         (["--config.data.dataset=datasets/absent"], "datasets/absent"),
-        (["--config.runtime.mesh.data=3"], "does not fit 1 cpu device"),
         (["--config.loss.score=volum"], "'volum' is none of blended_volume"),
         (["--config.batch=4096"], "do not fill a batch of 4096; give --config.batch=24"),
         (["--config.model.text.vocab=8"], "set --config.model.text.vocab"),
@@ -136,23 +173,19 @@ def test_a_checkpoint_restores_with_its_config(trained):
             "is of the kind 'bert', model.text.kind is 'roberta'",
         ),
         (["--config.data.source=files", "--config.data.root={empty}"], "{empty}"),
-        (["--config.data.source=files", "--config.data.root={odd}"], "colour"),
         (["--config.data.source=files"], "give the folder of clips, --config.data.root=DIR"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(flags, words, world, tmp_path):
-    places = {"empty": tmp_path / "empty", "odd": tmp_path / "odd"}
-    for place in places.values():
-        place.mkdir()
-    (places["odd"] / "captions.csv").write_text("video,caption,colour\nx.mp4,a ball,red\n")
-    flags = [flag.format(**places) for flag in flags]
-    result = run("train", *SMOKE, *world, "--workdir", tmp_path / "w", *flags, check=False)
-    assert result.returncode == 2
-    lines = result.stderr.strip().splitlines()
-    assert words.format(**places) in lines[-1]
-    assert lines[-1].startswith("error: ")
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "w").exists()
+def test_what_is_wrong_is_found_before_the_run_has_a_directory(
+    flags, words, trained, world, tmp_path, monkeypatch
+):
+    del trained  # the data set is there
+    monkeypatch.chdir(ROOT)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flags = [flag.format(empty=empty) for flag in flags]
+    with pytest.raises(UserError, match=re.escape(words.format(empty=empty))):
+        prepare([*SMOKE, *world, *flags], tmp_path / "w")
 
 
 def test_a_batch_that_the_mesh_cannot_divide_is_refused(world, tmp_path):

@@ -19,7 +19,7 @@ def test_any_number_of_processes_trains_alike(flags, whole, tmp_path, processes,
 
 
 def test_gram_trains_alike_on_two_processes_and_on_one(flags, tmp_path):
-    gram = (*flags, "--config.system=gram", "--config.steps=6")
+    gram = (*flags, "--config.system=gram", "--config.steps=3")
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         flags = (*gram, "--workdir", folder / "run")
