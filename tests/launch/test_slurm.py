@@ -201,6 +201,7 @@ def test_the_real_trainer_trains_under_it(submit, tmp_path):
         "--config.batch=4",
         "--config.runtime.evaluate_batch=4",
         "--config.runtime.evaluate_every=0",
+        *(f"--config.model.{tower}.layers=1" for tower in ("vision", "audio", "text")),
         "--config.optim.warmup=1",
         "--config.steps=2",
         # Compiles in half the time.
