@@ -10,13 +10,14 @@ the volumes, and the pairwise cosines; rewrites results.json, results.md and plo
 
 from collections.abc import Sequence
 
-from weavejax.runs import assemble, compare, evaluation, restore, results
+from weavejax.runs import assemble, compare, evaluation, restore, results, tables
 from weavejax.runtime import cli
 from weavejax.storage import storage
 
 FLAGS = {
     **restore.FLAGS,
     **compare.FLAGS,
+    **tables.FLAGS,
     "out": "of --weights, directory of the results, default results/<config name>; "
     + compare.FLAGS["out"],
 }
@@ -26,6 +27,9 @@ def main(argv: Sequence[str]) -> None:
     """Opens the model and the data, embeds the evaluation clips, reports."""
     if compare.wanted(argv):
         compare.run(argv)
+        return
+    if tables.wanted(argv):
+        tables.run(argv)
         return
     arguments = restore.parse(argv, __doc__ or "", FLAGS)
     values = arguments.values
