@@ -15,8 +15,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def pytest_configure(config):
     """Programs are compiled in half the time, here and in subprocesses; benches as users have them.
 
-    Those of this process are kept beside pytest's other caches (`pytest --cache-clear` forgets them):
-    compiling is most of the time of a first run.
+    They are kept beside pytest's other caches (`pytest --cache-clear` forgets them): compiling is most
+    of the time of a first run.
     """
     if config.option.markexpr == "bench":
         return
@@ -49,11 +49,13 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compiled_once(once):
-    """Programs of subprocesses are compiled once for all tests."""
+def compiled_once(request, once):
+    """Programs of subprocesses are compiled once for all tests, and kept where those of tests are."""
     jax.devices()  # this process has read its settings: what follows is for subprocesses
+    cache = getattr(request.config, "cache", None)
+    place = cache.mkdir("compiled") if cache else once("compiled", lambda directory: None)
     kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(once("compiled", lambda directory: None)),
+        "JAX_COMPILATION_CACHE_DIR": str(place),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
