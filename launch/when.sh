@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The dial when on the rendered world, end to end: every network, for every seed, then the tables.
+#   [VENV=DIR] [WORKDIR=DIR] launch/when.sh [SEED…]      seeds 0 1 2 by default
+# A run that is finished is not started again, one that was stopped goes on: call it as often as you like.
+# FLAGS holds further flags of all trainings, as in FLAGS=--config.steps=20 for a first look.
+set -eu
+: "${WORKDIR:=runs/when}" "${FLAGS:=}"
+python=${VENV:+$VENV/bin/}python
+(($#)) || set -- 0 1 2
+
+train() { # CONFIG RUN FLAGS…
+  [[ -e $place/$2/finished ]] && return
+  # shellcheck disable=SC2086  # FLAGS are words
+  "$python" -m weavejax.train --config "configs/$1" --workdir "$place/$2" \
+    --config.seed="$seed" $FLAGS "${@:3}"
+  touch "$place/$2/finished"
+}
+evaluate() { # RUN, under what RUN predicts
+  [[ -e $place/$1/predicted ]] && return
+  "$python" -m weavejax.evaluate --workdir "$place/$1" --when "$place/$2"
+  touch "$place/$1/predicted"
+}
+
+for seed; do
+  place=$WORKDIR/$seed
+  train onset.py onset
+  train syncfusion.py syncfusion
+  evaluate syncfusion onset
+  train envelope.py envelope
+  train oobleck.py oobleck
+  train folai.py:base base --config.init.parts.oobleck="$place/oobleck"
+  train folai.py folai --config.init.weights="$place/base"
+  evaluate folai envelope
+done
+"$python" -m weavejax.evaluate --tables "$WORKDIR"
