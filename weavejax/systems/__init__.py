@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from weavejax.errors import UserError
-from weavejax.systems import envelope, gram, onset, oobleck, syncfusion
+from weavejax.systems import envelope, folai, gram, onset, oobleck, syncfusion
 from weavejax.systems.base import System
 from weavejax.systems.lora import adapt
 
 SYSTEMS: dict[str, Callable[[Any], System]] = {
     "envelope": envelope.build,
+    "folai": folai.build,
     "gram": gram.build,
     "onset": onset.build,
     "oobleck": oobleck.build,
