@@ -16,8 +16,8 @@ Variants:
               --config configs/folai.py:files --config.data.root=DIR
   smoke, smoke-base   both at their smallest, from nothing, for tests.
   published   the published control network, of 4 of 24 blocks, on Stable Audio Open and its
-              autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW at
-              1e-4, v at logit-normal times, 150 steps of dpmpp-3m-sde and a scale of 2 for what is
+              autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW
+              at 1e-4, v at logit-normal times, 150 steps of dpmpp-3m-sde and a scale of 2 for what is
               said. Meaning is the text embedding of CLAP (published training took that of the very
               sound), and EVA-CLIP-g as in GRAM looks at 4 frames a second, in the place of CAVP.
               `weavejax.convert` makes the folders of stable-audio-open-1.0's model.safetensors, of
@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         name, stage = "", "base"
     if name not in ("", "files", "smoke", "published") or stage not in ("", "base"):
         raise ValueError(
-            f"no variant {variant!r}; there are base, files, files-base, smoke, smoke-base and published"
+            f"no variant {variant!r}; there are base, files, files-base, smoke, smoke-base, published"
         )
     config = _world()
     if stage == "base":

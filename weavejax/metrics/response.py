@@ -142,9 +142,8 @@ def measure_lag(
     """
     lags = []
     for pair in zip(before, after, strict=True):
-        curves = [levels(wave, rate, "16k", len(wave) / rate) for wave in pair]
-        reach = min(round(REACH * RATE / HOP), len(curves[0]) // 2)
-        steps = lag_steps(*curves, reach)
+        one, other = (levels(wave, rate, "16k", len(wave) / rate) for wave in pair)
+        steps = lag_steps(one, other, min(round(REACH * RATE / HOP), len(one) // 2))
         lags.append(math.nan if steps is None else steps * HOP / RATE)
     found = np.array(lags, np.float64)
     return measure_mean(

@@ -2,23 +2,23 @@
 
 Gramaccioni et al., "Stable-V2A" (Fol·AI), arXiv 2412.15023: a ControlNet on Stable Audio Open
 (arXiv 2407.14358). The envelope stands at the rate of the waveform and goes through the same frozen
-autoencoder as the sound (`dials.envelope`), so control and latents are in step by themselves. What is to
-be heard is said by a text and by frames, tokens of cross-attention (`systems.folai_networks`).
+autoencoder as the sound (`dials.envelope`), so control and latents are in step by themselves. What is
+to be heard is said by a text and by frames, tokens of cross-attention (`systems.folai_networks`).
 
 Two stages, `config.model.stage`. "base" trains the diffusion transformer with what it is told by, on
 latents, without a control: where the published weights of Stable Audio Open are at hand it is not
-needed. "control" keeps all of that as it is and trains the control network, which starts as a copy of the
-base that puts out nothing: at its first step the base sounds as it did.
+needed. "control" keeps all of that as it is and trains the control network, which starts as a copy of
+the base that puts out nothing: at its first step the base sounds as it did.
 
 Ours, in the place of what is published: the projections of text and frames are trained in the second
 stage too (`model.train_projections`; in the published code they were random and stayed so); the
 profile "better" of envelopes and latents; and control is left out now and then (`loss.drop.when`). A
-clip without control is one for the base alone, with no say of the control network: that is what the dial
-when is measured from in guidance (`systems.folai_generation`), and such clips keep the projections fit
-for it.
+clip without control is one for the base alone, with no say of the control network: that is what the
+dial when is measured from in guidance (`systems.folai_generation`), and such clips keep the
+projections fit for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,9 @@ def build(config: Any) -> System:
         raise UserError(f"loss.times {config.loss.times!r} is none of {', '.join(TIMES)}")
     check_sampling(config.sample, networks.latents)
     rate = networks.rate
-    evaluators = {"uncontrolled": partial(_sound_report, rate, "Sound without an envelope")}
+    evaluators: dict[str, Callable[[Mapping[str, np.ndarray]], Report]] = {
+        "uncontrolled": partial(_sound_report, rate, "Sound without an envelope")
+    }
     if networks.control:
         evaluators |= {
             "controlled": partial(_control_report, rate),
