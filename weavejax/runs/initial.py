@@ -9,6 +9,7 @@ networks (`System.copies`), of which nothing is stored, starts as that network d
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Fit(NamedTuple):
       sources: what each place gives, one line each.
       found: path → (index → that part of the parameter).
       resized: what was stored for inputs of another size, one line each.
-      copied: paths that start as another parameter does, "path from path".
+      copied: path → that of the parameter as which it starts.
       fresh: paths that start at random.
       left: of what is stored, paths that the model has no use for.
     """
@@ -41,7 +42,7 @@ class Fit(NamedTuple):
     sources: list[str]
     found: dict[str, Callable[[Index], np.ndarray]]
     resized: list[str]
-    copied: list[str]
+    copied: dict[str, str]
     fresh: list[str]
     left: list[str]
 
@@ -107,7 +108,7 @@ def check(system: System, layout: Layout, init: Any) -> Fit:
       UserError: missing, left-over and mis-shaped parameters that no pattern of `init.partial`
         allows; all at once.
     """
-    fit = Fit([], {}, [], [], [], [])
+    fit = Fit([], {}, [], {}, [], [])
     refused: list[str] = []
     rest = tree.flatten(layout.shapes.params)
     whole = open_stored(init.weights) if init.weights else None
@@ -137,7 +138,7 @@ def _copy(fit: Fit, shapes: Mapping[str, Any], system: System) -> None:
         if source and source in fit.found:
             fit.found[path] = _beginning(fit.found[source], shapes[path].shape)
             fit.fresh.remove(path)
-            fit.copied.append(f"{path} from {source}")
+            fit.copied[path] = source
 
 
 def _beginning(
@@ -181,8 +182,9 @@ def describe(fit: Fit) -> str:
     """What comes from where, for people."""
     lines = list(fit.sources)
     lines += [f"resized: {'; '.join(fit.resized)}"] * bool(fit.resized)
-    told = (("copied", fit.copied), ("at random", fit.fresh), ("left out", fit.left))
-    for name, paths in told:
+    pairs = Counter((path.split("/")[0], of.split("/")[0]) for path, of in fit.copied.items())
+    lines += [f"{n} arrays of {to}/ are copies from {of}/" for (to, of), n in pairs.items()]
+    for name, paths in (("at random", fit.fresh), ("left out", fit.left)):
         more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
         lines += [f"{name}: {', '.join(paths[:NAMED])}{more}"] * bool(paths)
     return "\n".join(lines)

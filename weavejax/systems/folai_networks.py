@@ -124,7 +124,7 @@ class Networks:
             made[name] = {"kernel": kernel, "bias": jnp.zeros(self.dit.cross_width)}
         if self.control:
             fresh = ControlDit(self.control).init(keys["dit"], *noisy, noisy[0])["params"]
-            made["control"] = _copied(fresh, made["dit"])
+            made["control"] = start_control(fresh, made["dit"])
         return made
 
     def rules(self) -> tuple[Any, ...]:
@@ -327,8 +327,13 @@ def _sizes(
     return dit, seconds, control
 
 
-def _copied(fresh: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """The control network's parameters, with the base's in the place of those that are copied."""
+def start_control(fresh: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The control network's parameters, with the base's in the place of those that are copied.
+
+    Args:
+      fresh: those of a `ControlDit`.
+      base: those of the `StableDit`.
+    """
     given = flatten_dict({"dit": dict(base)}, sep="/")
     found = {}
     for path, leaf in flatten_dict(dict(fresh), sep="/").items():
