@@ -7,7 +7,6 @@ import pytest
 from test_onset import config_of
 
 from weavejax import systems
-from weavejax.diffusion.windows import plan_windows
 from weavejax.errors import UserError
 from weavejax.runs import initial
 from weavejax.runtime import tree
@@ -19,16 +18,15 @@ from weavejax.testing import no_wishes
 from weavejax.weights.converted import Origin, write_converted
 
 BATCH, SAMPLES = 4, 512
-WINDOW = plan_windows(16, 16, 0)
 
 
 def tiny(variant="smoke", **changes):
-    """16 latents of 32 samples; a base of three blocks, of which two are copied; no pictures."""
+    """16 latents of 32 samples in one stride; two of the base's three blocks copied; no pictures."""
     config = config_of("folai", variant)
     config.batch = BATCH
     config.inputs.update({"seconds": SAMPLES / 8000, "side": 0, "text_length": 6})
     config.model.latent_scale = 3.0
-    config.model.oobleck.channels = 2
+    config.model.oobleck.update({"channels": 2, "multiples": (1,), "strides": (32,)})
     config.model.dit.update({"width": 16, "mlp": 16, "cross_width": 8, "features": 8, "rotary": 4})
     config.model.seconds.features = 8
     config.model.text.update({"width": 16, "heads": 2, "mlp": 16, "positions": 8, "vocab": 32})
@@ -249,7 +247,7 @@ def test_the_first_stage_learns():
         ({"model__profile": "best"}, "model.profile 'best' is none of parity, better"),
         ({"inputs__seconds": 0.0641}, "513 samples at 8000 Hz must be a multiple of the 32"),
         ({"inputs__text_length": 0}, "the meaning of a sound is its caption's"),
-        ({"model__oobleck__strides": (3, 8)}, "must be even"),
+        ({"model__oobleck__strides": (3,)}, "must be even"),
         ({"model__dit__kv_heads": 3}, "do not share"),
         ({"model__control__layers": 4}, "4 of 3 blocks cannot be copied"),
         ({"loss__times": "soon"}, "loss.times 'soon' is none of"),
