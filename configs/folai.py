@@ -11,7 +11,8 @@ Variants:
               control network of two blocks on the base of six that runs/folai-base has learnt, which
               stays as it is.
   base        the first stage: the base itself, on the latents of runs/oobleck, from captions and
-              4 frames a second. model.latent_scale is what `evaluate` of that run calls latents/scale.
+              4 frames a second. model.latent_scale, the same in both stages, is what the results of
+              that run call latents/scale.
   files, files-base   the same on your own clips with captions, in windows of 4.096 s:
               --config configs/folai.py:files --config.data.root=DIR
   smoke, smoke-base   both at their smallest, from nothing, for tests.
@@ -29,18 +30,17 @@ Variants:
 
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "base", "files", "files-base", "smoke", "smoke-base", "published")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config of a variant."""
-    name, _, stage = variant.partition("-")
-    if variant == "base":
-        name, stage = "", "base"
-    if name not in ("", "files", "smoke", "published") or stage not in ("", "base"):
-        raise ValueError(
-            f"no variant {variant!r}; there are base, files, files-base, smoke, smoke-base, published"
-        )
+    if variant not in VARIANTS:
+        known = ", ".join(filter(None, VARIANTS))
+        raise ValueError(f"no variant {variant!r}; there are {known}")
+    name = variant.removesuffix("base").removesuffix("-")
     config = _world()
-    if stage == "base":
+    if variant.endswith("base"):
         _base(config)
     if name in ("files", "published"):
         _files(config)

@@ -8,6 +8,7 @@ from test_onset import config_of
 
 from weavejax import systems
 from weavejax.errors import UserError
+from weavejax.models.torch_names import separate_blocks
 from weavejax.runs import initial
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import make_mesh
@@ -132,6 +133,21 @@ def test_from_nothing_it_is_a_copy_too(base):
     assert made.keys() == fresh.keys()
     for path, leaf in made.items():
         np.testing.assert_array_equal(leaf, wanted.get(path, fresh[path]), err_msg=path)
+
+
+def test_a_copy_is_read_piece_by_piece_from_separate_blocks_too(base, started, tmp_path):
+    # As converted weights have them: dit/blocks_0/…
+    leaves = {path: np.asarray(leaf) for path, leaf in separate_blocks(base[1]).items()}
+    assert "dit/blocks_2/mlp/fc1/kernel" in leaves
+    write_converted(tmp_path / "params.safetensors", leaves, Origin("f", "a", "0", {}))
+    _, system, layout, _ = started
+    init = tiny(init__weights=str(tmp_path)).init
+    fit = initial.check(system, layout, init)
+    whole = base[1]["dit/blocks/mlp/fc1/kernel"]
+    read = fit.found["control/blocks/copy/mlp/fc1/kernel"]
+    every = slice(None)
+    np.testing.assert_array_equal(read((every, every, slice(0, 8))), whole[:2, :, :8])
+    np.testing.assert_array_equal(read((slice(1, 2), every, every)), whole[1:2])
 
 
 def test_a_control_network_that_is_given_is_not_made_again(base, started, tmp_path):
