@@ -53,6 +53,7 @@ class Networks:
 
     Attributes:
       controlled: whether there is a control network: the second of the two stages.
+      control: its sizes, or None.
       profile: "parity" or "better", of envelopes (`dials.envelope`) and latents: samples of what the
         encoder says, as published, or means.
       scale: that latents are multiplied by, for the diffusion to see them with a deviation of about 1.
@@ -166,8 +167,9 @@ class Networks:
           key: of samples, which only the parity profile takes; None = means.
         """
         found = oobleck.encode(params["oobleck"], self.oobleck, split_batch(sound))
-        sampled = key is not None and self.profile == "parity"
-        return (found.sample(key) if key is not None and sampled else found.mean) * self.scale
+        if key is None or self.profile != "parity":
+            return found.mean * self.scale
+        return found.sample(key) * self.scale
 
     def encode_envelope(self, params: Params, envelope: Array, key: Array | None = None) -> Array:
         """Latents of envelopes [B, S, C], the control [B, T, latent].
