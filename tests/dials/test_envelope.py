@@ -14,6 +14,7 @@ from weavejax.dials.envelope import (
     smooth_zero_phase,
     stretch,
     window_mean,
+    windows_at,
 )
 
 RATE = 44_100
@@ -113,3 +114,11 @@ def test_lengths_at_odd_frame_rates_are_exact():
     assert sample_count(300, 30, 16_000) == 160_000
     # A day of film: no drift.
     assert sample_count(24 * 3600 * 24, film, 48_000) == 24 * 3600 * 24 * 2002
+
+
+def test_windows_last_as_long_at_every_rate():
+    assert windows_at(44_100) == (10_000, 2_000)
+    for rate in (8_000, 16_000, 48_000):
+        for window, published in zip(windows_at(rate), (10_000, 2_000), strict=True):
+            assert window % 2 == 0
+            assert abs(window / rate - published / 44_100) <= 1 / rate

@@ -18,6 +18,19 @@ PARITY_LAG = RMS_WINDOW // 2  # samples by which an attack reaches half its powe
 PROFILES = ("parity", "better")
 
 
+def windows_at(rate: int) -> tuple[int, int]:
+    """Samples of the RMS, and of the mean after it, that last as long as the published ones.
+
+    Args:
+        rate: of the sound, Hz.
+
+    Returns:
+        Two even numbers: 10,000 and 2,000 at 44.1 kHz.
+    """
+    rms, mean = (2 * max(1, round(n * rate / RATE / 2)) for n in (RMS_WINDOW, MEAN_WINDOW))
+    return rms, mean
+
+
 def conditioning_envelope(
     wave: np.ndarray,
     profile: str,

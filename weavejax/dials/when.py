@@ -16,7 +16,7 @@ from weavejax.dials.controls import (
     Onset,
     When,
 )
-from weavejax.dials.envelope import conditioning_envelope, window_mean
+from weavejax.dials.envelope import conditioning_envelope, window_mean, windows_at
 from weavejax.ops import onset_strength
 from weavejax.ops.resample import resample
 
@@ -123,12 +123,14 @@ def conditioning_curve(
 ) -> np.ndarray:
     """What the ControlNet is given for an envelope: float32 ``[samples, channels]``.
 
-    The same smoothing as in training (`weavejax.dials.envelope.conditioning_envelope`), so that a
-    drawn or predicted envelope looks to the network like those it has learnt from; in the `parity`
-    profile that includes its lag.
+    The same smoothing as in training (`weavejax.dials.envelope.conditioning_envelope`, over as many
+    seconds at any rate), so that a drawn or predicted envelope looks to the network like those it has
+    learnt from; in the `parity` profile that includes its lag.
     """
+    rms, mean = windows_at(rate)
     curve = amplitude_curve(envelope, samples, rate, 1)
-    return np.repeat(conditioning_envelope(curve, profile), channels, axis=1)
+    level = conditioning_envelope(curve, profile, rms_window=rms, mean_window=mean)
+    return np.repeat(level, channels, axis=1)
 
 
 def gain(envelope: Envelope, db: float) -> Envelope:

@@ -4,10 +4,12 @@
 `parts.oobleck = "runs/oobleck"` puts what that run has learnt under `oobleck/`. Either is a file of
 `weavejax.convert`, its directory, or the working directory of a run, and a part comes before the
 whole. Weights are read where they are used: each device's share of each parameter goes from the file
-to that device, and nothing is made at random that a file has.
+to that device, and nothing is made at random that a file has. A copy that a system keeps of one of its
+networks (`System.copies`), of which nothing is stored, starts as that network does.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from weavejax.runs.stored import Stored, below, open_stored
 from weavejax.runtime import cluster, tree
 from weavejax.runtime.step import Layout, State
 from weavejax.storage import Storage
-from weavejax.systems.base import System
+from weavejax.systems.base import System, origin
 
 Index = Any  # a tuple of slices
 NAMED = 12  # of a longer list, so many are named in the lines that are printed
@@ -32,6 +34,7 @@ class Fit(NamedTuple):
       sources: what each place gives, one line each.
       found: path → (index → that part of the parameter).
       resized: what was stored for inputs of another size, one line each.
+      copied: path → that of the parameter as which it starts.
       fresh: paths that start at random.
       left: of what is stored, paths that the model has no use for.
     """
@@ -39,6 +42,7 @@ class Fit(NamedTuple):
     sources: list[str]
     found: dict[str, Callable[[Index], np.ndarray]]
     resized: list[str]
+    copied: dict[str, str]
     fresh: list[str]
     left: list[str]
 
@@ -104,7 +108,7 @@ def check(system: System, layout: Layout, init: Any) -> Fit:
       UserError: missing, left-over and mis-shaped parameters that no pattern of `init.partial`
         allows; all at once.
     """
-    fit = Fit([], {}, [], [], [])
+    fit = Fit([], {}, [], {}, [], [])
     refused: list[str] = []
     rest = tree.flatten(layout.shapes.params)
     whole = open_stored(init.weights) if init.weights else None
@@ -123,7 +127,27 @@ def check(system: System, layout: Layout, init: Any) -> Fit:
         fit.fresh.extend(rest)
     if refused:
         raise UserError(f"{'; '.join(refused)}; config.init.partial can let some differ")
+    _copy(fit, tree.flatten(layout.shapes.params), system)
     return fit
+
+
+def _copy(fit: Fit, shapes: Mapping[str, Any], system: System) -> None:
+    """Lets what would start at random, and is a copy of what does not, start as that."""
+    for path in list(fit.fresh):
+        source = origin(path, system.copies)
+        if source and source in fit.found:
+            fit.found[path] = _beginning(fit.found[source], shapes[path].shape)
+            fit.fresh.remove(path)
+            fit.copied[path] = source
+
+
+def _beginning(
+    part: Callable[[Index], np.ndarray], shape: Sequence[int]
+) -> Callable[[Index], np.ndarray]:
+    """As much of a parameter as another one of that shape has: the first blocks of a stack."""
+    return lambda index: part(
+        tuple(slice(*each.indices(size)) for each, size in zip(index, shape, strict=True))
+    )
 
 
 def _take(
@@ -131,6 +155,11 @@ def _take(
 ) -> list[str]:
     """Adds to a fit what a source gives; what stands against it, in a line or none."""
     before = len(fit.found)
+    copies = {path for path in wanted if origin(path, system.copies) is not None}
+    if not any(_names(stored, path, wanted[path].shape)[0] in stored for path in copies):
+        # Not a misfit: `_copy` knows where they come from.
+        fit.fresh.extend(sorted(copies))
+        wanted = {path: leaf for path, leaf in wanted.items() if path not in copies}
     wrong = _fit(fit, stored, wanted, system.resize)
     whence = f"{stored.name} ({stored.whence})" if stored.whence else stored.name
     fit.sources.append(f"{len(fit.found) - before:,} arrays of parameters from {whence}")
@@ -153,6 +182,8 @@ def describe(fit: Fit) -> str:
     """What comes from where, for people."""
     lines = list(fit.sources)
     lines += [f"resized: {'; '.join(fit.resized)}"] * bool(fit.resized)
+    pairs = Counter((path.split("/")[0], of.split("/")[0]) for path, of in fit.copied.items())
+    lines += [f"{n} arrays of {to}/ are copies from {of}/" for (to, of), n in pairs.items()]
     for name, paths in (("at random", fit.fresh), ("left out", fit.left)):
         more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
         lines += [f"{name}: {', '.join(paths[:NAMED])}{more}"] * bool(paths)

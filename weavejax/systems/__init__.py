@@ -18,6 +18,7 @@ def _of(module: str) -> Builder:
 
 SYSTEMS: dict[str, Builder] = {
     "envelope": _of("envelope"),
+    "folai": _of("folai"),
     "gram": _of("gram"),
     "onset": _of("onset"),
     "oobleck": _of("oobleck"),

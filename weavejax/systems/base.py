@@ -107,6 +107,10 @@ class System:
       frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
       resize: regex of paths → (stored array, wanted shape) → array: how parameters whose shape
         follows the inputs are taken over from a model of other inputs.
+      copies: regex of paths → the path, as `re.sub` makes it, of the parameter that one starts as
+        where nothing stored has any of them: a copy of a network starts from what that network starts
+        from. A stack of blocks may be shorter than the one it is copied from. "" for what belongs to
+        the copy and starts as `init` has it.
       headline: name of the scalar that picks the best checkpoint; higher is better.
     """
 
@@ -126,3 +130,13 @@ class System:
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
         default_factory=dict
     )
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+def origin(path: str, copies: Mapping[str, str]) -> str | None:
+    """Where a parameter is copied from by `System.copies`: "" from nowhere; None: it is of no copy."""
+    for pattern, source in copies.items():
+        match = re.search(pattern, path)
+        if match:
+            return match.expand(source)
+    return None

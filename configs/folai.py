@@ -1,0 +1,300 @@
+"""Fol·AI: stereo sound whose level follows a given envelope, of a given meaning.
+
+Command:   python -m weavejax.train --config configs/folai.py
+           after configs/oobleck.py and then configs/folai.py:base, from which it starts
+Hardware:  2 CPU cores, 8 GB
+Time:      not measured yet
+Result:    not measured yet; figures on a rendered world stand for no published benchmark
+
+Variants:
+  (default)   the second stage on the rendered world: clips of 4 s, stereo at 16 kHz, 125 latents; a
+              control network of two blocks on the base of six that runs/folai-base has learnt, which
+              stays as it is.
+  base        the first stage: the base itself, on the latents of runs/oobleck, from captions and
+              4 frames a second. model.latent_scale, the same in both stages, is what the results of
+              that run call latents/scale.
+  files, files-base   the same on your own clips with captions, in windows of 4.096 s:
+              --config configs/folai.py:files --config.data.root=DIR
+  smoke, smoke-base   both at their smallest, from nothing, for tests.
+  published   the published control network, of 4 of 24 blocks, on Stable Audio Open and its
+              autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW
+              at 1e-4, v at logit-normal times, 150 steps of dpmpp-3m-sde and a scale of 2 for what is
+              said. Meaning is the text embedding of CLAP (published training took that of the very
+              sound), and EVA-CLIP-g as in GRAM looks at 4 frames a second, in the place of CAVP.
+              `weavejax.convert` makes the folders of stable-audio-open-1.0's model.safetensors, of
+              transformers' laion/clap-htsat-unfused and of GRAM's checkpoint, then
+              --config.init.weights=weights/stable_audio --config.init.parts.text=weights/clap
+              --config.init.parts.vision=weights/gram
+              For folders of clips. It needs accelerators.
+"""
+
+from ml_collections import ConfigDict
+
+VARIANTS = ("", "base", "files", "files-base", "smoke", "smoke-base", "published")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant."""
+    if variant not in VARIANTS:
+        known = ", ".join(filter(None, VARIANTS))
+        raise ValueError(f"no variant {variant!r}; there are {known}")
+    name = variant.removesuffix("base").removesuffix("-")
+    config = _world()
+    if variant.endswith("base"):
+        _base(config)
+    if name in ("files", "published"):
+        _files(config)
+    if name == "smoke":
+        _smoke(config)
+    if name == "published":
+        _published(config)
+    return config
+
+
+def _world() -> ConfigDict:
+    config = ConfigDict()
+    config.system = "folai"
+    config.seed = 0
+    config.steps = 1000
+    config.batch = 16
+    config.data = ConfigDict(
+        {
+            "source": "dataset",  # a folder under datasets/, or "files"
+            "dataset": "datasets/foley_world",
+            "options": {"train": 2048, "test": 256, "seed": 0},  # handed to the data set's builder
+            "directory": "data",  # where prepared data sets are kept
+            "local": "data/remote",  # where a directory or root on gs:// or s3:// is copied to
+            "cache": "data/decoded",  # decode each clip once; "" decodes at every use
+            "root": "",  # files: the folder of media
+            "captions": "",  # files: the caption file; "" looks for captions.{csv,tsv,jsonl} there
+            "holdout": 0.0,  # files: share of clips kept for evaluation; 0 evaluates on all
+            "broken": 0.02,  # share of clips that may turn out unreadable before the run stops
+        }
+    )
+    config.inputs = ConfigDict(
+        {
+            "kind": "moments",  # frames at a steady rate, sound and captions
+            "seconds": 4.0,  # of a window; a multiple of a latent's samples
+            "windows": 1,  # of a clip, one after the other; beyond its end there is nothing to hear
+            "fps": 4.0,
+            "side": 64,  # pixels, of the frames that are kept; 0 leaves pictures out
+            "size": 56,  # of which this square is shown: at random in training, else the middle
+            "rate": 16_000,  # Hz
+            "stereo": True,
+            "onsets": 0,
+            "text_length": 40,
+            "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
+        }
+    )
+    config.model = _model()
+    config.loss = ConfigDict(
+        {
+            "times": "logit_normal",  # of the noise level; uniform, stratified
+            "drop": {"when": 0.1, "what": 0.1},  # how often training goes without a dial
+        }
+    )
+    config.sample = ConfigDict(
+        {
+            "sampler": "dpmpp-3m-sde",
+            "steps": 20,
+            "scales": (1.0, 2.0),  # of guidance, for when and what
+            "lowest": 0.3,  # σ/α of the last level before clean
+            "highest": 500.0,  # and of the first
+            "overlap": 25,  # of the windows of a longer clip, latents
+        }
+    )
+    # Where to start: converted weights (`weavejax.convert`) or a run, "" = random; regexes of
+    # parameters that these need not fit; and, by prefix, what starts a part.
+    config.init = ConfigDict(
+        {"weights": "runs/folai-base", "partial": (), "parts": {"oobleck": ""}}
+    )
+    config.optim = ConfigDict(
+        {
+            "lr": 1e-3,
+            "warmup": 0.1,
+            "schedule": "cosine",
+            "b1": 0.95,
+            "b2": 0.999,
+            "eps": 1e-6,
+            "weight_decay": 1e-3,
+            "no_decay": "",
+            "clip": 1.0,
+            "groups": (),
+            "average": 0.999,  # decay of the moving average of the parameters; 0 = off
+        }
+    )
+    # Refuses steps that are not finite or lie far above the last ones: `runtime.guard`.
+    config.guard = ConfigDict({"window": 128, "warmup": 32, "sigmas": 6.0, "limit": 10})
+    # How a run is carried out, not what it computes: may change between a run and its resumption.
+    config.runtime = ConfigDict(
+        {
+            "mesh": {"replica": 1, "data": -1, "model": 1},
+            "workers": 1,  # decoding processes
+            "prefetch": 8,  # batches each keeps ready
+            "log_every": 20,
+            "evaluate_every": 1000,
+            "evaluate_batch": 16,
+            "save_every": 250,
+            "keep": 2,
+            "partial": (),  # regexes of parameters that a checkpoint need not fit
+            "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
+            "storage": {"retry": 30.0, "alarm": 3, "timeout": 600.0},  # of failed saves, s
+        }
+    )
+    return config
+
+
+def _model() -> ConfigDict:
+    # Of compute; parameters are float32 in any case, or bfloat16 where they are frozen.
+    compute = {"dtype": "float32", "scan": True, "remat": "none"}
+    return ConfigDict(
+        {
+            "stage": "control",
+            "profile": "better",  # of envelopes and latents; "parity": lagging, sampled, as published
+            "latent_scale": 1.0,  # of latents, for the diffusion to see them with a deviation of 1
+            "normalise": False,  # every window to a peak of 1, as published; levels count here
+            "flip": True,  # sound upside down, every other time in training
+            "train_projections": True,  # of text and frames, in the second stage too
+            "oobleck": {
+                "channels": 8,
+                "multiples": (2, 4, 8, 16),
+                "strides": (4, 4, 4, 8),  # 512 samples a latent
+                "latent": 16,
+                "dtype": "float32",
+                "remat": False,
+            },
+            "dit": {
+                "width": 128,
+                "layers": 6,
+                "heads": 4,
+                "kv_heads": 2,
+                "mlp": 384,
+                "cross_width": 96,
+                "features": 64,
+                "rotary": 16,
+                **compute,
+            },
+            "control": {"layers": 2},  # of the base's, copied
+            "seconds": {"low": 0.0, "high": 512.0, "features": 64},
+            "text": {
+                "kind": "bert",  # roberta, clip: with their own tokenizers
+                "vocab": 512,
+                "positions": 40,
+                "types": 2,
+                "width": 96,
+                "layers": 2,
+                "heads": 2,
+                "mlp": 288,
+                "dropout": 0.0,
+            },
+            "vision": {  # kinds clip, siglip: with the fields of their own configs
+                "kind": "eva",
+                "patch": 14,
+                "width": 64,
+                "layers": 1,
+                "heads": 2,
+                "mlp": 192,
+            },
+        }
+    )
+
+
+def _base(config: ConfigDict) -> None:
+    config.steps = 3000
+    config.model.stage = "base"
+    config.init.update({"weights": "", "parts": {"oobleck": "runs/oobleck"}})
+    config.runtime.evaluate_every = 3000
+
+
+def _files(config: ConfigDict) -> None:
+    config.data.source = "files"
+    config.inputs.update({"seconds": 4.096, "windows": 3})
+    config.model.text.vocab = 8192
+
+
+def _smoke(config: ConfigDict) -> None:
+    config.data.options.update({"train": 24, "test": 16})
+    config.batch = 8
+    config.steps = 6
+    config.init.update({"weights": "", "parts": {"oobleck": ""}})
+    config.inputs.update({"seconds": 0.512, "rate": 8_000, "side": 32, "size": 28})
+    config.model.oobleck.update(
+        {"channels": 4, "multiples": (1, 2), "strides": (4, 8), "latent": 4}
+    )
+    config.model.dit.update(
+        {
+            "width": 32,
+            "layers": 3,
+            "heads": 2,
+            "kv_heads": 1,
+            "mlp": 48,
+            "cross_width": 32,
+            "features": 16,
+            "rotary": 8,
+        }
+    )
+    config.model.seconds.features = 16
+    config.model.text.update({"width": 32, "layers": 1, "mlp": 64})
+    config.model.vision.update({"width": 16, "mlp": 32})
+    config.sample.update({"steps": 2, "overlap": 16})
+    config.runtime.update({"log_every": 2, "evaluate_every": 6, "save_every": 3, "workers": 0})
+
+
+def _published(config: ConfigDict) -> None:
+    config.steps = 100_000
+    config.batch = 48
+    config.inputs.update(
+        {
+            "seconds": 440_320 / 44_100,  # 215 latents: what 10 s come to
+            "windows": 1,
+            "side": 224,
+            "size": 224,
+            "rate": 44_100,
+            "text_length": 77,
+            "tokenizer": "laion/clap-htsat-unfused",
+        }
+    )
+    model = config.model
+    compute = {"dtype": "bfloat16", "scan": True, "remat": "full"}
+    model.update({"profile": "parity", "normalise": True})
+    sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
+    model.oobleck.update({**sizes, "latent": 64})
+    model.dit.update(
+        {
+            "width": 1536,
+            "layers": 24,
+            "heads": 24,
+            "kv_heads": 12,
+            "mlp": 6144,
+            "cross_width": 768,
+            "features": 256,
+            "rotary": 32,
+            **compute,
+        }
+    )
+    model.control.layers = 4
+    model.seconds.features = 256
+    model.text = ConfigDict(
+        {
+            "kind": "roberta",
+            "vocab": 50_265,
+            "positions": 514,
+            "types": 1,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "dropout": 0.0,
+            "projection": 512,
+            **compute,
+        }
+    )
+    model.vision.update({"width": 1408, "layers": 40, "heads": 16, "mlp": 6144, "head": 1024})
+    model.vision.update(compute)
+    config.init.update(
+        {"weights": "", "partial": ("^project_",), "parts": {"text": "", "vision": ""}}
+    )
+    config.loss.drop.update({"when": 0.0, "what": 0.1})
+    config.sample.update({"steps": 150, "overlap": 43})
+    config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})
+    config.runtime.update({"workers": 8, "evaluate_every": 10_000, "save_every": 1_000})
