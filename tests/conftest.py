@@ -6,6 +6,8 @@ import os
 import jax
 import pytest
 
+from weavejax.runtime import cli
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -21,7 +23,7 @@ def pytest_configure(config):
     if config.option.markexpr == "bench":
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0 {cli.IN_ORDER}"
     if getattr(config, "cache", None):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
