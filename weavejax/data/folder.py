@@ -61,6 +61,12 @@ class FolderSource:
     def id(self, index: int) -> str:
         return self._entries[index].id
 
+    def paths(self, index: int) -> tuple[Path | None, Path | None]:
+        """The files that hold the picture and, where it is another one, the sound."""
+        entry = self._entries[index]
+        video, audio = (self._root / p if p else None for p in (entry.video, entry.audio))
+        return video, audio
+
     def text(self, index: int) -> tuple[tuple[str, ...], str]:
         entry = self._entries[index]
         return entry.captions, entry.subtitle

@@ -93,11 +93,18 @@ def _shift_events(when: When, seconds: float, duration: float) -> When:
     return replace(when, onsets=onsets, sections=sections)
 
 
-def rounded(when: When) -> When:
-    """As a person would write it: times to 0.1 ms, levels to 0.01 dB."""
+def rounded(when: When, duration: float) -> When:
+    """As a person would write it: times to 0.1 ms, strengths to 0.001, levels to 0.01 dB."""
     onsets, envelope = when.onsets, when.envelope
     if onsets is not None:
-        onsets = tuple(replace(onset, time=math.floor(onset.time * 1e4) / 1e4) for onset in onsets)
+        onsets = tuple(
+            replace(
+                onset,
+                time=min(round(onset.time, 4), duration),
+                strength=round(onset.strength, 3),
+            )
+            for onset in onsets
+        )
     if envelope is not None:
         envelope = Envelope(envelope.rate, tuple(round(db, 2) for db in envelope.db))
     return replace(when, onsets=onsets, envelope=envelope)
