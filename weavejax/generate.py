@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     elif values["prompt"]:
         raise UserError(f"--prompt: the system {trained.system.name} reads no text")
     for order, wave in generation.sounds(trained, orders, options, tokenizer):
-        print(write_clip(*order, wave, maker.rate, span), flush=True)
+        print(write_clip(*order, wave, maker, span), flush=True)
 
 
 def _parse(argv: Sequence[str]) -> tuple[cli.Arguments, Mapping[str, str], bool]:

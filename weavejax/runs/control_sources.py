@@ -111,11 +111,11 @@ def controls_of(
     seconds = float(ask.seconds)
     if ask.controls is not None:
         found = _read(ask, seconds)
-    elif predictor is not None:
-        if not ask.film:
-            raise UserError(f"--when: {ask.media} has no picture to predict controls from")
+    elif predictor is not None and ask.film:
         found = Controls(seconds, rounded(predictor(ask), seconds))
     elif ask.heard:
+        if predictor is not None:
+            print(f"{ask.media} has no picture: its controls are taken from its sound", flush=True)
         wave = ask.own_sound(HEARING_RATE, stereo=False)
         found = Controls(seconds, rounded(extract_when(wave, HEARING_RATE), seconds))
     else:

@@ -124,7 +124,7 @@ class _BrokenClip(UserError):
 
 def _listed(root: Path) -> list[tuple[Path, Path, str, str]]:
     """Of every clip: media, the file of its sound, caption, and name of its outputs."""
-    source = open_folder(root, split="all")
+    source = open_folder(root, split="all", told=False)
     captioned = find_table(root, "") is not None
     found = {}
     for index in range(len(source)):
