@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
-from weavejax.data.frames import FrameCursor, clockwise, displayed_shape, picture
+from weavejax.data.frames import FrameCursor, clockwise, displayed_shape, picture, usual_rate
 from weavejax.data.opening import Allowance, open_container, open_file, prepare, readable
 from weavejax.data.sound import libsndfile_reads, read_audio, read_sound_file
 
@@ -277,8 +277,9 @@ class Media:
     def length(self) -> Fraction:
         """Exact seconds of the clip: of its picture, or of its sound where there is no picture.
 
-        Frames over frame rate where these are steady, so that a container that rounds its time stamps
-        (Matroska, to 1 ms) does not change the length; else what the time stamps say.
+        Frames over frame rate (`frames.usual_rate`) where these are steady, so that a container that
+        rounds its time stamps (Matroska, to 1 ms) does not change the length; else what the time
+        stamps say.
 
         Raises:
           DecodeError: a single picture, broken data, or nothing to see or hear.
@@ -304,7 +305,9 @@ class Media:
             return steady
         (first, _), (last, lasting) = min(stamps), max(stamps)
         stamped = (last - first) * base + (lasting * base if lasting else 1 / rate)
-        return steady if abs(steady - stamped) < 1 / (2 * rate) else Fraction(stamped)
+        if abs(steady - stamped) >= 1 / (2 * rate):
+            return Fraction(stamped)
+        return len(shown) / usual_rate(rate, len(shown), 2 * base)
 
     def packets(self) -> tuple[Any, Iterator[Any]]:
         """The video stream as it is stored, and its packets from the first on, in decoding order."""
@@ -312,7 +315,7 @@ class Media:
             raise DecodeError("no video stream")
         self._reopen()
         found = self._container.demux(self._video)
-        return self._video, (packet for packet in found if packet.dts is not None)
+        return self._video, (packet for packet in found if packet.size)
 
     def audio(self, rate: int, *, limit: float = MAX_SECONDS, stereo: bool = False) -> np.ndarray:
         """Decodes the sound; see `decode_audio`."""

@@ -131,9 +131,7 @@ def _write(out: Any, media: Media | None, track: _Track) -> None:
         picture = out.add_stream_from_template(source)
         track.join(out)
         start = source.start_time or 0
-        for packet in packets:
-            if packet.pts is None:  # without reordering the two are the same
-                packet.pts = packet.dts
+        for packet in _timed(list(packets)):
             packet.pts, packet.dts = packet.pts - start, packet.dts - start
             # Side by side in the file, so that a player need not jump to and fro.
             for sound in track.until(float(packet.dts * packet.time_base)):
@@ -144,3 +142,17 @@ def _write(out: Any, media: Media | None, track: _Track) -> None:
         track.join(out)
     for sound in track.until(float("inf")):
         out.mux(sound)
+
+
+def _timed(packets: list[Any]) -> list[Any]:
+    """The packets, each with both its time stamps: containers may leave one of them out."""
+    for packet in packets:
+        if packet.pts is None:  # AVI: nothing is reordered
+            packet.pts = packet.dts
+    if any(packet.dts is None for packet in packets):
+        # Matroska: in decoding order no time may fall, nor lie after that of display.
+        ordered = sorted(packet.pts for packet in packets)
+        late = max(time - packet.pts for time, packet in zip(ordered, packets, strict=True))
+        for time, packet in zip(ordered, packets, strict=True):
+            packet.dts = time - late
+    return packets
