@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     """Finds the clips and their controls, opens the model, makes the sounds, writes."""
     arguments, values, only = _parse(argv)
     edits, span = parse_edits(values["envelope"]), _span(values["span"])
+    seed, steps = _whole(values, "seed", 0) or 0, _whole(values, "steps", 1)
     names = ("video", "out", "controls", "sound", "part")
     asks = find_asks(**{name: values[name] for name in names})
     for ask in asks:
@@ -67,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
 
     trained = restore.open_model(arguments)
     maker = generation.find_generator(trained)
-    options = _options(values, maker, span)
+    scales = _scales(values["scales"], maker)
+    options = Options(seed, steps or maker.steps, scales, span, values["prompt_audio"])
     check_hears(trained, options.prompt_audio)
     for ask, controls in orders:
         check_followed(ask, controls, maker.when)
@@ -124,23 +126,24 @@ def _span(text: str) -> tuple[float, float] | None:
     return first, second
 
 
-def _options(
-    values: Mapping[str, str], maker: Generator, span: tuple[float, float] | None
-) -> Options:
-    """How to sample, by the command line or else the config."""
+def _whole(values: Mapping[str, str], name: str, least: int) -> int | None:
+    """A flag's whole number; None where it is not given."""
+    if values[name] and not (values[name].isdigit() and int(values[name]) >= least):
+        raise UserError(f"--{name} {values[name]!r} is not a whole number from {least} on")
+    return int(values[name]) if values[name] else None
+
+
+def _scales(text: str, maker: Generator) -> tuple[float, ...]:
+    """Those of the config, but for those that are given."""
     scales = dict(zip(maker.dials, maker.scales, strict=True))
-    for part in filter(None, values["scales"].split(",")):
+    for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
         if name.strip() not in scales:
             raise UserError(
                 f"--scales: no dial {name.strip()!r}; there are {', '.join(maker.dials)}"
             )
         scales[name.strip()] = number_of(part, value)
-    for name, least in (("steps", 1), ("seed", 0)):
-        if values[name] and not (values[name].isdigit() and int(values[name]) >= least):
-            raise UserError(f"--{name} {values[name]!r} is not a whole number from {least} on")
-    seed, steps = int(values["seed"] or 0), int(values["steps"] or maker.steps)
-    return Options(seed, steps, tuple(scales.values()), span, values["prompt_audio"])
+    return tuple(scales.values())
 
 
 def _check_kept(orders: Sequence[Order], edited: bool) -> None:
