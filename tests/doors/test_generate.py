@@ -26,7 +26,15 @@ from weavejax.runtime.mesh import make_mesh
 from weavejax.weights.safe import save_safetensors
 
 RATE, SAMPLES = 8000, 6340  # 19 frames of 24000/1001 a second
-SMALL = {"inputs.seconds": 0.25, "model.unet.channels": "(8,8,8)", "model.unet.modulation": 16}
+SMALL = {
+    "inputs.seconds": 0.25,
+    "model.unet.channels": "(8,8)",
+    "model.unet.factors": "(1,4)",
+    "model.unet.items": "(1,1)",
+    "model.unet.attentions": "(False,True)",
+    "model.unet.context": "(2,8)",
+    "model.unet.modulation": 16,
+}
 
 
 @pytest.fixture(scope="module")

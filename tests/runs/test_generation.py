@@ -276,8 +276,15 @@ def test_what_is_asked_for_must_be_there(clips, tmp_path, given, words):
 
 
 def test_the_clip_is_never_written_over(clips, tmp_path):
-    with pytest.raises(UserError, match="is the clip itself"):
-        find_asks(str(clips / "clip0.mov"), str(clips / "clip0.mov"))
+    film, heard = str(clips / "clip0.mov"), str(clips / "heard.wav")
+    for given, out, sound in (
+        (film, film, ""),
+        (heard, str(clips / "heard.mp4"), ""),
+        (film, str(clips / "heard.mp4"), heard),
+        (str(clips), str(clips), ""),
+    ):
+        with pytest.raises(UserError, match=r"would overwrite .* itself: give another name"):
+            find_asks(given, out, sound=sound)
     with pytest.raises(UserError, match=r"--part '2/2' is not K/N"):
         find_asks(str(clips), str(tmp_path), part="2/2")
     with pytest.raises(UserError, match="--controls must be a folder"):

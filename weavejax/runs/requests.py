@@ -181,8 +181,12 @@ def _check_places(asks: list[Ask]) -> None:
         suffix = ask.out.suffix.lower()
         if suffix not in (*FORMS, *SOUNDS):
             raise UserError(f"--out {ask.out}: its name must end in {', '.join((*FORMS, *SOUNDS))}")
-        if ask.out.resolve() == ask.media.resolve():
-            raise UserError(f"--out {ask.out} is the clip itself: give another name")
+        given = {ask.media.resolve(), ask.sound.resolve()}
+        for place in (ask.out, ask.beside(".wav")):
+            if place.resolve() in given:
+                raise UserError(
+                    f"--out {ask.out} would overwrite {place} itself: give another name"
+                )
         if ask.film and suffix in FORMS:
             check_film(ask.out, ask.media)
     for folder in {ask.out.parent for ask in asks}:
@@ -221,7 +225,10 @@ def request(
     """
     maker, spec = trained.system.generator, trained.system.batch_spec
     assert maker is not None
-    found = dict(maker.condition(controls.when or When(), samples))
+    try:
+        found = dict(maker.condition(controls.when or When(), samples))
+    except UserError as error:
+        raise UserError(f"{ask.media}: {error}") from error
     if "text" in spec:
         caption = (controls.what.caption if controls.what else None) or ""
         length = spec["text"].shape[1]
