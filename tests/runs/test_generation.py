@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from making_media import movie, sound_file, tone
 
 from weavejax.data.decode import decode_audio
 from weavejax.dials.controls import Controls, Envelope, Onset, What, When, dump, parse
+from weavejax.dials.when import amplitudes
 from weavejax.errors import UserError
 from weavejax.runs import generation
 from weavejax.runs.control_sources import Predictor, check_followed, controls_of
 from weavejax.runs.generation import Options, check_span, sounds
 from weavejax.runs.outputs import laid_out
-from weavejax.runs.requests import find_asks, frames
+from weavejax.runs.requests import find_asks, frames, request
 from weavejax.runs.restore import Trained
 from weavejax.runtime.mesh import make_mesh
 from weavejax.systems.base import Generator, System
@@ -144,6 +146,26 @@ def test_a_sound_that_is_no_number_is_told(trained, clips, tmp_path):
     broken = trained._replace(params={"level": jnp.float32(np.nan)})
     with pytest.raises(UserError, match=r"clip0\.mov.*not of finite numbers"):
         made(broken, orders_of(clips / "clip0.mov", tmp_path / "x.mp4"))
+
+
+def test_an_envelope_ends_with_the_clip(trained, clips, tmp_path):
+    """Held to the end of the latent that holds the clip's end, silence after it."""
+
+    def level(when, samples):
+        return {"envelope": np.full((samples, 2), amplitudes(when.envelope)[-1])}
+
+    maker = replace(trained.system.generator, when="envelope", unit=1000, condition=level)
+    run = trained._replace(system=replace(trained.system, generator=maker))
+    ask = find_asks(str(clips / "clip2.mov"), str(tmp_path / "x.mp4"))[0]
+    controls = Controls(0.792, When(envelope=Envelope(10.0, (-80.0, -20.0))))
+    found = request(run, ask, controls, 8000, None, "")
+    assert found["envelope"].shape == (8000, 2)
+    np.testing.assert_allclose(found["envelope"][:7000], 0.1)  # of 6340 samples
+    assert not found["envelope"][7000:].any()
+    assert found["video"].shape == (10, 16, 16, 3)
+    check_followed(ask, controls, "envelope")
+    with pytest.raises(UserError, match="holds no value"):
+        check_followed(ask, Controls(0.792, When(envelope=Envelope(10.0, ()))), "envelope")
 
 
 def test_what_makes_no_sound_is_told(trained):

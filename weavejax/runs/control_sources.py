@@ -150,6 +150,8 @@ def _read(ask: Ask, seconds: float) -> Controls:
 def check_followed(ask: Ask, controls: Controls, part: str) -> None:
     """Raises UserError where the controls lack the part of the when dial that a system follows."""
     when = controls.when or When()
+    if part == "envelope" and when.envelope and not when.envelope.db:
+        raise UserError(f"{ask.media}: the envelope of its controls holds no value")
     if getattr(when, part) is None:
         held = [name for name in ("onsets", "envelope") if getattr(when, name) is not None]
         raise UserError(

@@ -79,9 +79,12 @@ def sounds(
     maker = find_generator(trained)
     ways = math.prod(trained.mesh.shape[axis] for axis in BATCH_AXES)
 
+    window = round(trained.config.inputs.seconds * maker.rate)
+
     def length(order: Order) -> int:
-        # Whole seconds are made and cut to the clip's length: few programs for many lengths.
-        return math.ceil(order[0].samples(maker.rate) / maker.rate) * maker.rate
+        # A window, or whole seconds, are made and cut to the clip's length: few programs for many.
+        samples = order[0].samples(maker.rate)
+        return window if samples <= window else math.ceil(samples / maker.rate) * maker.rate
 
     batches = []
     for samples, group in itertools.groupby(sorted(orders, key=length), key=length):

@@ -24,6 +24,7 @@ from weavejax.dials.envelope import sample_count
 from weavejax.errors import UserError
 from weavejax.runs import assemble
 from weavejax.runs.restore import Trained
+from weavejax.systems.base import Generator
 
 CONTROLS = ".controls.json"
 SOUNDS = (".wav",)  # names of --out that ask for no film
@@ -226,7 +227,7 @@ def request(
     maker, spec = trained.system.generator, trained.system.batch_spec
     assert maker is not None
     try:
-        found = dict(maker.condition(controls.when or When(), samples))
+        found = _condition(maker, controls.when or When(), ask.samples(maker.rate), samples)
     except UserError as error:
         raise UserError(f"{ask.media}: {error}") from error
     if "text" in spec:
@@ -242,6 +243,19 @@ def request(
         found["video_mask"] = np.array(ask.film)
     if prompt_audio:
         found |= _heard(trained, prompt_audio)
+    return found
+
+
+def _condition(maker: Generator, when: When, count: int, samples: int) -> dict[str, np.ndarray]:
+    """The arrays of the controls of a clip of `count` samples, for `samples` of them."""
+    if maker.when != "envelope":
+        return dict(maker.condition(when, samples))
+    # Silence comes after the clip, but not within the place of the state that holds its end.
+    held = min(-count % maker.unit, samples - count)
+    found = {}
+    for name, curve in maker.condition(when, count).items():
+        curve = np.pad(curve, ((0, held), (0, 0)), "edge")
+        found[name] = np.pad(curve, ((0, samples - len(curve)), (0, 0)))
     return found
 
 
