@@ -104,6 +104,8 @@ def _world() -> ConfigDict:
             "sampler": "v-ddim",
             "steps": 50,
             "scales": (1.0, 2.0),  # of guidance, for when and what
+            "overlap": 0.5,  # of the windows of clips longer than `inputs.seconds`, seconds
+            "together": 32,  # windows that the network looks at at once: bounds the memory
         }
     )
     # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters

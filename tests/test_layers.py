@@ -35,6 +35,7 @@ LAYERS = {
         "data",
         "dials",
         "losses",
+        "diffusion",
         "metrics",
         "weights",
         "ops",

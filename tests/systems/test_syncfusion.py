@@ -8,6 +8,7 @@ from test_onset import config_of
 
 from weavejax import systems
 from weavejax.dials import onsets as rules
+from weavejax.dials.controls import Onset, When
 from weavejax.errors import UserError
 from weavejax.systems import syncfusion
 from weavejax.systems.syncfusion import Networks, after_first, impulse_track
@@ -94,6 +95,80 @@ def test_generation_hangs_on_key_onsets_and_text_and_on_no_neighbour(config, mad
     other = {**batch, "onsets": np.full((4, 3), 0.02, np.float32), "text": batch["text"][::-1]}
     np.testing.assert_allclose(make(other, keys, jnp.zeros(2)), none, rtol=1e-3, atol=1e-5)
     assert make._cache_size() == 1
+
+
+def test_longer_clips_are_made_in_windows_that_have_their_own_onsets(config, made):
+    """Far beyond the windows that hold an onset, the sound is that without it."""
+    system, _, params, _ = made
+    maker, samples = system.generator, 1900
+    assert (maker.rate, maker.unit, maker.when, maker.dials) == (
+        RATE,
+        1,
+        "onsets",
+        ("when", "what"),
+    )
+    near, far = 0.03, 0.2
+    request = [
+        maker.condition(When(tuple(Onset(t) for t in times)), samples)["onsets"]
+        for times in ((near,), (near, far), ())
+    ]
+    texts = {"text": np.ones((3, 8), np.int32), "text_mask": np.ones(3, bool)}
+    keys = jax.vmap(jax.random.key)(np.zeros(3, np.uint32))
+    scales = jnp.ones(2)
+
+    @jax.jit
+    def make(onsets):
+        return maker.sample(
+            params, {"onsets": onsets, **texts}, keys, scales, samples=samples, steps=2
+        )
+
+    one, both, none = np.asarray(make(np.stack(request)))
+    assert one.shape == (samples, 1)
+    # Windows of 800 begin at 0, 400, 800 and 1100; in two steps an onset reaches one window further.
+    np.testing.assert_allclose(both[:400], one[:400], atol=1e-6)
+    assert np.abs(both[1100:] - one[1100:]).max() > 1e-4
+    np.testing.assert_allclose(one[1200:], none[1200:], atol=1e-6)
+    assert np.abs(one[:800] - none[:800]).max() > 1e-4
+
+
+def test_parts_of_the_batch_change_nothing(config, made):
+    _, networks, params, batch = made
+    keys = jax.random.split(jax.random.key(5), 4)
+    less = config.sample.copy_and_resolve_references()
+    with less.unlocked():
+        less.together = 3
+    whole, parts = (
+        syncfusion.generate(networks, each, params, batch, keys, steps=1)
+        for each in (config.sample, less)
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_known_stays(config, made):
+    _, networks, params, batch = made
+    keys = jax.random.split(jax.random.key(5), 4)
+    renew = np.zeros((4, 800), bool)
+    renew[:, 200:300] = True
+    sound = batch["sound"]
+    found = np.asarray(
+        jax.jit(
+            lambda sound: syncfusion.generate(
+                networks, config.sample, params, batch, keys, known=(sound, renew)
+            )
+        )(sound)
+    )
+    np.testing.assert_allclose(found[~renew], sound[~renew], rtol=1e-5, atol=1e-7)
+    assert np.abs(found[renew] - sound[renew]).max() > 1e-3
+
+
+def test_more_onsets_than_the_network_has_learnt_of(made):
+    maker = made[0].generator
+    when = When(tuple(Onset(0.01 * n) for n in range(9)))
+    assert list(maker.condition(When(when.onsets[:2]), 800)["onsets"][:3]) == pytest.approx(
+        [0, 0.01, -1]
+    )
+    with pytest.raises(UserError, match=r"9 onsets in 0\.10 s.* at most 3 in 0\.1 s"):
+        maker.condition(when, 800)
 
 
 def test_what_cannot_be_is_one_line(config):

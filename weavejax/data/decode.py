@@ -7,6 +7,7 @@ file is moved, by padding or cutting its beginning, so that its sample 0 is that
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from weavejax.data.clip import DecodeError
-from weavejax.data.frames import FrameCursor, clockwise, displayed_shape, picture
+from weavejax.data.frames import FrameCursor, clockwise, displayed_shape, picture, usual_rate
 from weavejax.data.opening import Allowance, open_container, open_file, prepare, readable
 from weavejax.data.sound import libsndfile_reads, read_audio, read_sound_file
 
@@ -272,6 +273,49 @@ class Media:
                 end = after if end is None else max(end, after)
         self._reopen()
         return _seconds(end - start, self._video) if start is not None and end is not None else 0.0
+
+    def length(self) -> Fraction:
+        """Exact seconds of the clip: of its picture, or of its sound where there is no picture.
+
+        Frames over frame rate (`frames.usual_rate`) where these are steady, so that a container that
+        rounds its time stamps (Matroska, to 1 ms) does not change the length; else what the time
+        stamps say.
+
+        Raises:
+          DecodeError: a single picture, broken data, or nothing to see or hear.
+        """
+        if self._video is None:
+            rate = self._audio.codec_context.sample_rate if self._audio is not None else 0
+            return Fraction(len(self.audio(rate)), rate or 1)
+        if self.still:
+            raise DecodeError("a single picture, which has no length")
+        with _decoding():
+            shown = []
+            for packet in self._container.demux(self._video):
+                self._allowance.check_time()
+                if packet.size and not packet.is_discard:
+                    shown.append((packet.pts, packet.duration or 0))
+            rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
+            base = self._video.time_base
+            self._reopen()
+        if not shown:
+            raise DecodeError("the video stream holds no frame")
+        steady, stamps = len(shown) / rate, [each for each in shown if each[0] is not None]
+        if not stamps:
+            return steady
+        (first, _), (last, lasting) = min(stamps), max(stamps)
+        stamped = (last - first) * base + (lasting * base if lasting else 1 / rate)
+        if abs(steady - stamped) >= 1 / (2 * rate):
+            return Fraction(stamped)
+        return len(shown) / usual_rate(rate, len(shown), 2 * base)
+
+    def packets(self) -> tuple[Any, Iterator[Any]]:
+        """The video stream as it is stored, and its packets from the first on, in decoding order."""
+        if self._video is None:
+            raise DecodeError("no video stream")
+        self._reopen()
+        found = self._container.demux(self._video)
+        return self._video, (packet for packet in found if packet.size)
 
     def audio(self, rate: int, *, limit: float = MAX_SECONDS, stereo: bool = False) -> np.ndarray:
         """Decodes the sound; see `decode_audio`."""

@@ -61,6 +61,12 @@ class FolderSource:
     def id(self, index: int) -> str:
         return self._entries[index].id
 
+    def paths(self, index: int) -> tuple[Path | None, Path | None]:
+        """The files that hold the picture and, where it is another one, the sound."""
+        entry = self._entries[index]
+        video, audio = (self._root / p if p else None for p in (entry.video, entry.audio))
+        return video, audio
+
     def text(self, index: int) -> tuple[tuple[str, ...], str]:
         entry = self._entries[index]
         return entry.captions, entry.subtitle
@@ -106,7 +112,12 @@ class FolderSource:
 
 
 def open_folder(
-    root: str | Path, captions: str = "", split: str = "train", holdout: float = 0.0
+    root: str | Path,
+    captions: str = "",
+    split: str = "train",
+    holdout: float = 0.0,
+    *,
+    told: bool = True,
 ) -> FolderSource:
     """Opens a folder of media files as clips.
 
@@ -119,6 +130,7 @@ def open_folder(
       captions: path of the caption file.
       split: "all", or the clips of one split: by the `split` column if there is one (empty cells
         count as "train"), else "train" or "test" by a hash of the id.
+      told: whether to say that names stand for captions.
       holdout: share of the clips in "test" when there is no `split` column; with 0 both splits are
         all the clips.
 
@@ -135,7 +147,7 @@ def open_folder(
     if not 0 <= holdout < 1:
         raise UserError(f"holdout is {holdout}: it is a share, from 0 to below 1")
     table = find_table(root, captions)
-    entries = read_table(table, root) if table else _scan(root)
+    entries = read_table(table, root) if table else _scan(root, told)
     chosen = _choose(entries, split, holdout)
     if not chosen:
         have = ", ".join(sorted({e.split or "train" for e in entries}))
@@ -163,7 +175,7 @@ def in_holdout(name: str, share: float) -> bool:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) < share * 2**48
 
 
-def _scan(root: Path) -> list[Entry]:
+def _scan(root: Path, told: bool) -> list[Entry]:
     """The media files below the folder, in the order of their names."""
     paths = sorted(
         path.relative_to(root)
@@ -183,10 +195,11 @@ def _scan(root: Path) -> list[Entry]:
     if not entries:
         raise UserError(f"{root} holds no media files ({len(paths)} files looked at)")
     first = entries[0]
-    _say_once(
-        f"{root} has no caption file: {len(entries)} media files, each captioned by its name "
-        f"({first.id!r} -> {first.captions[0]!r})"
-    )
+    if told:
+        _say_once(
+            f"{root} has no caption file: {len(entries)} media files, each captioned by its name "
+            f"({first.id!r} -> {first.captions[0]!r})"
+        )
     return entries
 
 

@@ -102,6 +102,28 @@ def _frame_step(stream: Any) -> int:
     return max(1, round(1 / (rate * stream.time_base)))
 
 
+def usual_rate(rate: Fraction, count: int, tolerance: Fraction) -> Fraction:
+    """The frame rate that is meant, where time stamps are too coarse to say it exactly.
+
+    Args:
+      rate: as the file has it, frames a second.
+      count: frames.
+      tolerance: seconds by which rounded time stamps may change the length of all of them.
+
+    Returns:
+      the nearest of whole and half frames a second and of those over 1.001; the rate itself where none
+      is as near as rounding can explain.
+    """
+    usual = {
+        Fraction(round(rate * 2), 2),
+        Fraction(round(rate * Fraction(1001, 1000)) * 1000, 1001),
+    }
+    # 24 and 24/1.001 are never taken for each other, however short the clip.
+    near = [u for u in usual if u and abs(u / rate - 1) < Fraction(4, 10_000)]
+    near = [u for u in near if abs(count / u - count / rate) <= tolerance]
+    return min(near, key=lambda u: abs(u - rate), default=rate)
+
+
 def clockwise(frame: Any) -> int:
     """Quarter turns the display matrix asks for, in degrees clockwise: 0, 90, 180 or 270."""
     return round(-frame.rotation / 90) % 4 * 90

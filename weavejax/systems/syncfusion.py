@@ -19,10 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from weavejax.dials.controls import When
 from weavejax.diffusion.guidance import per_dial
+from weavejax.diffusion.inpaint import hold_known
 from weavejax.diffusion.noise import clip_noise
-from weavejax.diffusion.samplers import Table, begin, find_sampler, sample
+from weavejax.diffusion.samplers import Hold, Table, begin, find_sampler, sample
 from weavejax.diffusion.schedules import TIMES, linear
+from weavejax.diffusion.windows import Windows, cut, plan_windows, windowed
 from weavejax.errors import UserError
 from weavejax.losses.denoising import denoising_loss, draw_kept, noised
 from weavejax.metrics.envelopes import measure_envelopes
@@ -31,11 +34,12 @@ from weavejax.metrics.report import Report, measured_report
 from weavejax.models import waveform_unet, waveform_unet_names
 from weavejax.models.waveform_unet import WaveformUNet, WaveformUNetConfig
 from weavejax.ops.transformer import fan_in
-from weavejax.systems.base import Batch, Metrics, Params, System, under
+from weavejax.systems.base import Batch, Generator, Metrics, Params, System, under
 from weavejax.systems.encoders import Tower, make_tower
 
 HEADLINE = "controlled/onset_f1_sound_50ms_annotated"
 DIALS = ("when", "what")
+TOGETHER = 32  # windows that the network looks at at once
 
 
 class Networks:
@@ -51,6 +55,7 @@ class Networks:
             round(config.inputs.seconds * config.inputs.rate),
         )
         self.length = -(-self.samples // self.unet.multiple) * self.unet.multiple
+        self.onsets = config.inputs.onsets
         self.text_length = config.inputs.text_length
         self.gain = config.model.gain
 
@@ -81,8 +86,18 @@ class Networks:
         return jnp.matmul(pooled, kernel)[:, None]
 
     def padded(self, sound: Array) -> Array:
-        """[B, samples, C] with silence up to the length that the UNet takes."""
-        return jnp.pad(sound, ((0, 0), (0, self.length - self.samples), (0, 0)))
+        """[B, S, C] with silence up to `room(S)`."""
+        after = self.room(sound.shape[1]) - sound.shape[1]
+        return jnp.pad(sound, ((0, 0), (0, after), (0, 0)))
+
+    def room(self, samples: int) -> int:
+        """Length of the state of a clip: what the UNet takes of windows ends in silence as learnt."""
+        return max(samples, self.samples) + self.length - self.samples
+
+    def windows(self, samples: int, overlap: float) -> Windows:
+        """Over the state of a clip; `overlap` in seconds, but at most half a window."""
+        places = min(round(overlap * self.rate), self.length // 2)
+        return plan_windows(self.room(samples), self.length, places)
 
     def velocity(
         self, params: Params, x: Array, time: Array, condition: Mapping[str, Array]
@@ -129,6 +144,7 @@ def build(config: Any) -> System:
             "controlled": partial(report, "generated", "Sound from onsets and text"),
             "uncontrolled": partial(report, "uncontrolled", "The same model without onsets"),
         },
+        generator=_generator(networks, config.sample),
         flops={
             "text": networks.text.flops(inputs.text_length),
             "network": waveform_unet_names.flops(networks.unet, networks.length),
@@ -200,33 +216,123 @@ def generate(
     keys: Array,
     *,
     scales: Array | None = None,
+    samples: int | None = None,
+    steps: int | None = None,
+    known: tuple[Array, Array] | None = None,
     progress: Any = None,
 ) -> Array:
-    """Sound for onsets and texts.
+    """Sound for onsets and texts, of any length.
+
+    Clips longer than the network's are made in windows that overlap by `config.overlap` seconds and
+    agree there at every step (`diffusion.windows`), each with its piece of the onset track.
 
     Args:
       networks: of the system.
-      config: `config.sample`: sampler, steps, scales of when and what.
+      config: `config.sample`: sampler, steps, scales of when and what, overlap of windows.
       params: of the system.
       batch: `onsets` [B, K], `text` [B, L], `text_mask` [B].
       keys: of each clip [B].
       scales: of when and what, [2] or [B, 2], in place of the config's.
+      samples: of the sound; None for the network's own.
+      steps: in place of the config's.
+      known: sound [B, samples, 1], and where to make it anew, bool [B, samples]; elsewhere it stays.
       progress: see `diffusion.samplers.sample`.
 
     Returns:
       float32 [B, samples, 1].
     """
-    track = networks.padded(impulse_track(batch["onsets"], networks.samples, networks.rate))
-    meaning = networks.meaning(params, batch, None)
-    what, none = batch["text_mask"], jnp.zeros_like(batch["text_mask"])
+    samples = networks.samples if samples is None else samples
+    windows = networks.windows(samples, config.get("overlap", networks.length / networks.rate / 4))
+    noise = clip_noise(keys, (windows.length, 1))
+    scales = jnp.asarray(tuple(config.scales), jnp.float32) if scales is None else scales
+    conditions, scales = _conditions(networks, params, batch, windows, samples, scales)
+    together = config.get("together", TOGETHER) * len(conditions)
+    network = _in_parts(partial(networks.velocity, params), together)
+    denoiser = windowed(per_dial(network, conditions, scales), windows)
+    table: Table = find_sampler(config.sampler)(linear(steps or config.steps))
+    hold: Hold | None = None
+    if known is not None:
+        clean, renew = (networks.padded(x) for x in (known[0] * networks.gain, known[1][..., None]))
+        hold = hold_known(clean, noise(0), renew[..., 0])
+    start = begin(table, noise)
+    made = sample(denoiser, start, table, noise=noise, hold=hold, progress=progress)
+    return made[:, :samples] / networks.gain
+
+
+def _conditions(
+    networks: Networks,
+    params: Params,
+    batch: Batch,
+    windows: Windows,
+    samples: int,
+    scales: Array,
+) -> tuple[list[dict[str, Array]], Array]:
+    """From nothing to all, of every window [B · N], and the scales that go with them."""
+    number = len(windows.starts)
+    whole = networks.padded(impulse_track(batch["onsets"], samples, networks.rate))
+    track = cut(whole, windows)
+    meaning = jnp.repeat(networks.meaning(params, batch, None), number, axis=0)
+    what = jnp.repeat(batch["text_mask"], number, axis=0)
+    none = jnp.zeros_like(what)
     steps = [(jnp.zeros_like(track), none), (track, none), (track, what)]
     conditions = [{"meaning": meaning, "what": w, "track": t} for t, w in steps]
-    scales = jnp.asarray(tuple(config.scales), jnp.float32) if scales is None else scales
-    denoiser = per_dial(partial(networks.velocity, params), conditions, scales)
-    table: Table = find_sampler(config.sampler)(linear(config.steps))
-    noise = clip_noise(keys, (networks.length, 1))
-    made = sample(denoiser, begin(table, noise), table, noise=noise, progress=progress)
-    return made[:, : networks.samples] / networks.gain
+    return conditions, scales if scales.ndim == 1 else jnp.repeat(scales, number, axis=0)
+
+
+def _in_parts(network: Any, most: int) -> Any:
+    """The network on at most so many windows at once, one part after the other."""
+
+    def in_parts(x: Array, time: Array, condition: Any) -> Array:
+        if len(x) <= most:
+            return cast(Array, network(x, time, condition))
+        number = -(-len(x) // most)
+        size = -(-len(x) // number)
+
+        def split(leaf: Array) -> Array:
+            """[N, ...] → [number, size, ...], filled up with the first ones."""
+            filled = jnp.concatenate([leaf, leaf[: number * size - len(leaf)]])
+            return filled.reshape(number, size, *leaf.shape[1:])
+
+        parts = jax.tree.map(split, (x, time, condition))
+        found: Array = jax.lax.map(lambda part: network(*part), parts)
+        return found.reshape(-1, *found.shape[2:])[: len(x)]
+
+    return in_parts
+
+
+def _generator(networks: Networks, config: Any) -> Generator:
+    def draw(params: Params, request: Batch, keys: Array, scales: Array, **given: Any) -> Array:
+        return generate(networks, config, params, request, keys, scales=scales, **given)
+
+    return Generator(
+        rate=networks.rate,
+        channels=1,
+        unit=1,
+        when="onsets",
+        dials=DIALS,
+        scales=tuple(config.scales),
+        steps=config.steps,
+        condition=partial(_condition, networks),
+        sample=draw,
+    )
+
+
+def _condition(networks: Networks, when: When, samples: int) -> dict[str, np.ndarray]:
+    """`onsets` float32 [K], K the same for all clips of that length.
+
+    Raises:
+      UserError: there are more than K.
+    """
+    windows = -(-samples // networks.samples)
+    filled = np.full(networks.onsets * windows, -1.0, np.float32)
+    times = [onset.time for onset in when.onsets or () if onset.time * networks.rate < samples]
+    if len(times) > len(filled):
+        raise UserError(
+            f"{len(times)} onsets in {samples / networks.rate:.2f} s: the network has learnt of at "
+            f"most {networks.onsets} in {networks.samples / networks.rate:g} s"
+        )
+    filled[: len(times)] = times
+    return {"onsets": filled}
 
 
 def _embed(networks: Networks, config: Any, params: Params, batch: Batch) -> dict[str, Array]:
