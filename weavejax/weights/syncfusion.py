@@ -72,17 +72,16 @@ def diffusion_sizes(state: Arrays) -> WaveformUNetConfig:
             raise ValueError(f"level {len(levels)} has not its items twice, on the way down and up")
         levels.append((channels, factor, items, attention))
         key += f".block.blocks.{1 + items * item}"
-    channels, factors, items, attentions = zip(*levels, strict=True)
-    cross = f"{UNET}{LEVEL}.block.blocks.{4 + attentions[0]}.blocks.0.block.to_q.weight"
+    cross = f"{UNET}{LEVEL}.block.blocks.{4 + levels[0][3]}.blocks.0.block.to_q.weight"
     wide, (tokens, embedding) = state[cross].shape[0], state[f"{UNET}{NULL}"].shape
     if wide % HEAD_WIDTH:
         raise ValueError(f"attention is {wide} wide, not a number of heads of {HEAD_WIDTH}")
     downs = [f"{ENCODER}downsamples.{n}" for n in range(len(levels))]
     return WaveformUNetConfig(
-        channels=channels,
-        factors=factors,
-        items=items,
-        attentions=attentions,
+        channels=tuple(level[0] for level in levels),
+        factors=tuple(level[1] for level in levels),
+        items=tuple(level[2] for level in levels),
+        attentions=tuple(level[3] for level in levels),
         context=tuple(state[f"{down}.downsample.weight"].shape[0] for down in downs),
         heads=wide // HEAD_WIDTH,
         head_width=HEAD_WIDTH,
@@ -101,10 +100,9 @@ def diffusion_table(config: WaveformUNetConfig) -> Table:
 def _placed(source: Source) -> Source:
     """From a state dict of the networks alone to the whole file's."""
     keys = (source.key, *source.copies)
+    start, starts = waveform_unet_names.UNET, [UNET, *UNET_COPIES]
     if source.key.startswith(waveform_unet_names.ENCODER):
-        starts, start = (ENCODER,), waveform_unet_names.ENCODER
-    else:
-        starts, start = (UNET, *UNET_COPIES), waveform_unet_names.UNET
+        start, starts = waveform_unet_names.ENCODER, [ENCODER]
     first, *copies = (new + key.removeprefix(start) for new in starts for key in keys)
     return source._replace(key=first, copies=tuple(copies))
 
