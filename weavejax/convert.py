@@ -7,12 +7,12 @@
 
 Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
 ckpt/), EVA-CLIP's and timm's image towers, BEATs, Stable Audio Open (its one file, or each of
-diffusers'), T5, SyncFusion's two checkpoints (onset network and diffusion), and transformers' BERT,
-CLIP, SigLIP and CLAP (the last three with the config.json beside them; they are only read). Says of
-every key what became of it; a key that nothing knows, a missing one and one of another shape stop
-it, all named at once. Writes params.safetensors and coverage.md. PyTorch's own files need the `torch`
-extra; they are read without running what is in them. With --back, also of a run that started from
-converted weights.
+diffusers'), T5, SyncFusion's two checkpoints (onset network and diffusion), CAVP, and transformers'
+BERT, CLIP, SigLIP and CLAP (the last three with the config.json beside them; they are only read).
+Says of every key what became of it; a key that nothing knows, a missing one and one of another shape
+stop it, all named at once. Writes params.safetensors and coverage.md. PyTorch's own files need the
+`torch` extra; they are read without running what is in them. With --back, also of a run that started
+from converted weights.
 """
 
 import json
@@ -31,7 +31,7 @@ from weavejax.runs import restore
 from weavejax.runtime import cli, tree
 from weavejax.runtime.workdir import CONFIG
 from weavejax.storage import write_text
-from weavejax.weights import gram, published, stable_audio, syncfusion
+from weavejax.weights import cavp, gram, published, stable_audio, syncfusion
 from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
 from weavejax.weights.coverage import Coverage, Group
 from weavejax.weights.published import Format, convert_file, restore_file
@@ -53,6 +53,7 @@ FORMATS: dict[str, Format] = {
     "t5": stable_audio.T5,
     "onset": syncfusion.ONSET,
     "syncfusion": syncfusion.SYNCFUSION,
+    "cavp": cavp.CAVP,
 }
 FLAGS = {
     "from": "file or directory to read",

@@ -5,11 +5,13 @@ Written out on purpose without the name tables under test.
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from weavejax import convert
 from weavejax.errors import UserError
@@ -17,10 +19,12 @@ from weavejax.models.waveform_unet import SYNCFUSION as PUBLISHED
 from weavejax.models.waveform_unet import WaveformUNet, WaveformUNetConfig
 from weavejax.ops.batch_norm import follows
 from weavejax.runtime import tree
+from weavejax.runtime.workdir import CONFIG
 from weavejax.weights.published import convert_file, restore_file
 from weavejax.weights.safe import open_safetensors, save_safetensors
 from weavejax.weights.syncfusion import ONSET, SYNCFUSION
 
+STARTS = ("model.net.", "model.diffusion.net.", "model.sampler.net.")
 SMALL = WaveformUNetConfig(
     channels=(8, 16, 8),
     factors=(1, 4, 2),
@@ -134,7 +138,7 @@ def diffusion(c):
     """The file's keys, shapes and, of every key, the one whose tensor it is."""
     inner = unet(c)
     found, owner = {}, {}
-    for start in ("model.net.", "model.diffusion.net.", "model.sampler.net."):
+    for start in STARTS:
         for key, shape in inner.items():
             found[start + key] = shape
             owner[start + key] = "model.net." + key.replace(
@@ -246,3 +250,26 @@ def test_a_lightning_file_goes_in_and_comes_back(tmp_path, capsys):
         ["--from", str(tmp_path / "a"), "--back", "--out", str(tmp_path / "b.safetensors")]
     )
     same(dict(open_safetensors(tmp_path / "b.safetensors")), state)
+
+
+def test_a_run_on_clap_from_elsewhere_is_written_back_without_it(tmp_path, monkeypatch):
+    shapes, owner = diffusion(SMALL)
+    state = numbers(shapes, owner)
+    save_safetensors(tmp_path / "epoch=784.safetensors", state)
+    convert.main(["--from", str(tmp_path / "epoch=784.safetensors"), "--out", str(tmp_path / "a")])
+    params = open_safetensors(tmp_path / "a/params.safetensors")
+    learnt = {path: params[path] for path in params if path.startswith("network/")}
+    learnt |= {"network/null": learnt["network/null"] + 1, "text/word/embedding": np.zeros(3)}
+    init = {"weights": str(tmp_path / "a"), "parts": {"text": "weights/clap", "audio": ""}}
+    trained = SimpleNamespace(
+        config=ConfigDict({"init": {**init, "partial": ()}}), params=tree.unflatten(learnt)
+    )
+    monkeypatch.setattr(convert.restore, "restore", lambda workdir, step: trained)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CONFIG).touch()
+    convert.main(
+        ["--from", str(tmp_path / "run"), "--back", "--out", str(tmp_path / "b.safetensors")]
+    )
+    nulls = [f"{start}blocks.2.blocks.0.blocks.0.weight" for start in STARTS]
+    again = dict(open_safetensors(tmp_path / "b.safetensors"))
+    same(again, {**state, **{key: state[key] + 1 for key in nulls}})
