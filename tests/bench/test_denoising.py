@@ -45,4 +45,4 @@ def test_training_and_sampling_steps_beside_those_in_pytorch():
     for name in ("loss", "spread", "corner"):  # the same work
         found, wanted = (rounds[0][kind][name] for kind in ("jax", "torch"))
         assert found == pytest.approx(wanted, rel=1e-4), name
-    assert min(ratios.values()) >= 0.5  # no more than a guard: on a CPU they are about as fast
+    assert min(ratios.values()) >= 0.5  # a guard; what it is worth is printed
