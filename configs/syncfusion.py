@@ -10,6 +10,17 @@ Variants:
              that learns with it.
   files      your own clips with captions: --config configs/syncfusion.py:files --config.data.root=DIR.
              Onsets are those of each clip's sound, or of controls files.
+  published  the published sizes, on your own clips (Greatest Hits, say) with onsets in controls files
+             (or --config.inputs.labels=sound): 48 kHz, 2^18 samples, 215 M parameters, the meaning from
+             CLAP as transformers has it (laion/clap-htsat-unfused), frozen:
+               python -m weavejax.convert --from CLAP_DIR --out weights/clap
+               ... --config.init.parts.text=weights/clap --config.init.parts.audio=weights/clap
+             and to go on from the published checkpoint, converted, besides
+               ... --config.init.weights=weights/syncfusion
+             Sizes, optimiser, batch (4 × 2 accumulated), clipping and scale of guidance are published.
+             Ours: the number of steps (about the 784 epochs of the released checkpoint), the shift of
+             windows, each by itself, the meaning left out in a tenth of the training, bf16 in CLAP, and
+             windows without onsets, which are learnt from too.
   smoke      the default at its smallest, for tests.
 """
 
@@ -21,10 +32,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config = _world()
     if variant == "files":
         _files(config)
+    elif variant == "published":
+        _published(config)
     elif variant == "smoke":
         _smoke(config)
     elif variant:
-        raise ValueError(f"no variant {variant!r}; there are files and smoke")
+        raise ValueError(f"no variant {variant!r}; there are files, published and smoke")
     return config
 
 
@@ -59,6 +72,9 @@ def _world() -> ConfigDict:
             "onsets": 64,  # the most that a window can hold
             "labels": "controls",  # where onsets come from: the clip's controls, or its "sound"
             "delta": 0.07,  # sound: how clearly an onset stands out (librosa's default)
+            "shift": 0.0,  # seconds by which a training window begins later, at most
+            "audio_frames": 0,  # of a hit, 10 ms each, for CLAP; 0 leaves it out
+            "mels": 64,  # its bands
             "text_length": 40,
             "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
         }
@@ -66,6 +82,7 @@ def _world() -> ConfigDict:
     config.model = ConfigDict(
         {
             "gain": 10.0,  # of the sound that is learnt, against noise of variance 1
+            "meaning": "text",  # from texts, by an encoder that learns; or by frozen "clap"
             "unet": {
                 "channels": (8, 32, 64, 96, 128, 192),
                 "factors": (1, 4, 4, 4, 2, 2),
@@ -76,7 +93,7 @@ def _world() -> ConfigDict:
                 "head_width": 32,
                 "groups": 8,
                 "modulation": 256,
-                "embedding": 96,
+                "embedding": 96,  # width of the meaning
                 "dtype": "float32",  # of compute; parameters are float32 in any case
                 "remat": False,  # whether the backward pass computes the blocks again
             },
@@ -106,11 +123,12 @@ def _world() -> ConfigDict:
             "scales": (1.0, 2.0),  # of guidance, for when and what
             "overlap": 0.5,  # of the windows of clips longer than `inputs.seconds`, seconds
             "together": 32,  # windows that the network looks at at once: bounds the memory
+            "prompt": "text",  # clap: what evaluation means by; "audio": a hit of the clip itself
         }
     )
-    # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
-    # that these need not fit.
-    config.init = ConfigDict({"weights": "", "partial": ()})
+    # Where to start: converted weights (`weavejax.convert`) of all, or of a part; "" = random. And
+    # regexes of parameters that these need not fit.
+    config.init = ConfigDict({"weights": "", "parts": {"text": "", "audio": ""}, "partial": ()})
     config.optim = ConfigDict(
         {
             "lr": 1e-3,
@@ -152,6 +170,69 @@ def _files(config: ConfigDict) -> None:
     config.inputs.labels = "sound"
     config.inputs.windows = 5  # the first ten seconds
     config.model.text.vocab = 8192
+
+
+def _published(config: ConfigDict) -> None:
+    config.data.source = "files"
+    config.steps, config.batch = 400_000, 8
+    config.inputs.update(
+        {
+            "seconds": 2**18 / 48_000,
+            "windows": 6,  # of clips of about 35 s
+            "rate": 48_000,
+            "shift": 2.0,
+            "audio_frames": 1001,
+            "text_length": 77,
+            "tokenizer": "laion/clap-htsat-unfused",
+        }
+    )
+    config.model.update({"gain": 1.0, "meaning": "clap"})
+    config.model.unet.update(
+        {
+            "channels": (8, 32, 64, 128, 256, 512, 1024, 1024),
+            "factors": (1, 4, 4, 4, 2, 2, 2, 2),
+            "items": (1, 2, 2, 2, 2, 2, 2, 4),
+            "attentions": (False, False, False, False, True, True, True, True),
+            "context": (2, 8, 16, 32, 64, 128, 256, 256),
+            "heads": 8,
+            "head_width": 64,
+            "modulation": 1024,
+            "embedding": 512,
+            "remat": True,
+        }
+    )
+    config.model.text = ConfigDict(
+        {
+            "kind": "roberta",
+            "vocab": 50_265,
+            "positions": 514,
+            "types": 1,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "mlp": 3072,
+            "projection": 512,
+            "dtype": "bfloat16",
+        }
+    )
+    config.model.audio = ConfigDict(
+        {
+            "kind": "htsat",
+            "side": 256,
+            "patch": 4,
+            "window": 8,
+            "width": 96,
+            "depths": (2, 2, 6, 2),
+            "heads": (4, 8, 16, 32),
+            "projection": 512,
+            "dtype": "bfloat16",
+        }
+    )
+    config.loss.drop.when = 0.0
+    config.sample.steps = 150
+    config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})
+    config.runtime.update({"workers": 8, "evaluate_every": 5000, "save_every": 5000})
+    config.runtime.evaluate_batch = 16
 
 
 def _smoke(config: ConfigDict) -> None:

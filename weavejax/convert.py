@@ -7,11 +7,12 @@
 
 Takes GRAM's, TRIANGLE's, PMRL's and VAST's checkpoints (the file, or the directory with log/ and
 ckpt/), EVA-CLIP's and timm's image towers, BEATs, Stable Audio Open (its one file, or each of
-diffusers'), T5, and transformers' BERT, CLIP, SigLIP and CLAP (the last three with the config.json
-beside them; they are only read). Says of every key what became of it; a key that nothing knows, a
-missing one and one of another shape stop it, all named at once. Writes params.safetensors and
-coverage.md. PyTorch's own files need the `torch` extra; they are read without
-running what is in them. With --back, also of a run that started from converted weights.
+diffusers'), T5, SyncFusion's two checkpoints (onset network and diffusion), CAVP, and transformers'
+BERT, CLIP, SigLIP and CLAP (the last three with the config.json beside them; they are only read).
+Says of every key what became of it; a key that nothing knows, a missing one and one of another shape
+stop it, all named at once. Writes params.safetensors and coverage.md. PyTorch's own files need the
+`torch` extra; they are read without running what is in them. With --back, also of a run that started
+from converted weights.
 """
 
 import json
@@ -30,7 +31,7 @@ from weavejax.runs import restore
 from weavejax.runtime import cli, tree
 from weavejax.runtime.workdir import CONFIG
 from weavejax.storage import write_text
-from weavejax.weights import gram, published, stable_audio
+from weavejax.weights import cavp, gram, published, stable_audio, syncfusion
 from weavejax.weights.converted import NAME, Origin, open_converted, origin_of, write_converted
 from weavejax.weights.coverage import Coverage, Group
 from weavejax.weights.published import Format, convert_file, restore_file
@@ -50,6 +51,9 @@ FORMATS: dict[str, Format] = {
     "oobleck": stable_audio.OOBLECK,
     "seconds": stable_audio.SECONDS,
     "t5": stable_audio.T5,
+    "onset": syncfusion.ONSET,
+    "syncfusion": syncfusion.SYNCFUSION,
+    "cavp": cavp.CAVP,
 }
 FLAGS = {
     "from": "file or directory to read",
@@ -215,7 +219,14 @@ def _of_run(workdir: Path, step: str) -> tuple[Mapping[str, np.ndarray], Origin]
     if not start:
         raise UserError(f"{workdir} started at random, not from a published file to write again")
     leaves, origin = _of_file(Path(start))
-    learnt = separate_blocks(tree.flatten(trained.params))
+    # What came from other files, and has no place in this one, stays out of it.
+    starts = [f"{part}/" for part, place in trained.config.init.get("parts", {}).items() if place]
+    elsewhere = tuple(x for x in starts if not any(path.startswith(x) for path in leaves))
+    learnt = {
+        path: leaf
+        for path, leaf in separate_blocks(tree.flatten(trained.params)).items()
+        if not path.startswith(elsewhere)
+    }
     return {**leaves, **{path: np.asarray(leaf) for path, leaf in learnt.items()}}, origin
 
 

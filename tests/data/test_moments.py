@@ -109,6 +109,53 @@ def test_windows_come_in_order_and_the_cache_changes_nothing(tmp_path):
     assert DecodedCache(tmp_path, source.fingerprint, spec, 6).path.exists()
 
 
+def tones(*frequencies):
+    """A second at 16 kHz in equal parts, each a sine."""
+    count = 16000 // len(frequencies)
+    parts = [0.3 * np.sin(2 * np.pi * f * np.arange(count) / 16000) for f in frequencies]
+    return sound_file(np.concatenate(parts))
+
+
+def test_a_hit_reaches_from_its_onset_to_the_next_and_is_repeated():
+    spec = MomentSpec(
+        seconds=1.0, side=0, rate=16000, stereo=False, onsets=4, audio_frames=101, mels=16
+    )
+    frequencies = (500, 1500, 3000, 6000)
+    given = Clip("a", audio=tones(*frequencies), controls=controls(0.25, 0.5, 0.75))
+    seen = {draw(given, spec, seed)["hit"].tobytes() for seed in range(12)}
+    assert len(seen) == 3
+    example = draw(given, spec)
+    assert example["hit"].shape == (101, 16)
+    # The first onset's, again and again: one band is loudest all the time, as of that tone alone.
+    alone = draw(Clip("b", audio=tones(1500), controls=controls(0.0)), spec)["hit"]
+    loudest = alone[50].argmax()
+    assert (example["hit"][2:-2].argmax(1) == loudest).mean() > 0.9
+    assert not draw(Clip("a", audio=tones(500), controls=controls()), spec)["hit_mask"]
+    assert not spec.empty()["hit_mask"]
+    short = Clip("a", audio=sound_file(0.3 * np.ones(8000)), controls=controls(0.6))
+    assert not draw(short, spec)["hit_mask"]
+
+
+def test_training_windows_are_shifted_with_their_onsets():
+    spec = MomentSpec(seconds=0.5, side=0, rate=16000, stereo=False, onsets=4, shift=0.3)
+    wave = np.zeros(16000)
+    wave[[4800, 11200]] = 0.9
+    given = Clip("a", audio=sound_file(wave), controls=controls(0.3, 0.7))
+    fixed = draw(given, spec)
+    np.testing.assert_allclose(fixed["onsets"], [0.3, NO_TIME, NO_TIME, NO_TIME], atol=1e-6)
+    starts = set()
+    for seed in range(6):
+        example = draw(given, spec, seed)
+        times = example["onsets"][example["onsets"] >= 0]
+        peaks = np.flatnonzero(example["sound"][:, 0] > 0.5)
+        np.testing.assert_allclose(times * 16000, peaks, atol=1.5)
+        starts.add(round(float(0.3 - times[0]), 4) if len(times) else None)
+    assert len(starts) > 3
+    # A clip that ends with its window stays where it is.
+    short = Clip("a", audio=sound_file(wave[:8000]), controls=controls(0.3))
+    np.testing.assert_array_equal(draw(short, spec, 1)["sound"], draw(short, spec)["sound"])
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -116,6 +163,8 @@ def test_windows_come_in_order_and_the_cache_changes_nothing(tmp_path):
         ({"labels": "guess"}, "labels is 'guess'"),
         ({"side": 0, "rate": 0}, "neither pictures nor sound"),
         ({"seconds": 0}, "must be above 0"),
+        ({"shift": 1.0}, "shift must not be below 0, and needs sound without pictures"),
+        ({"audio_frames": 100, "onsets": 0}, "audio_frames, of a hit, must be above 1"),
     ],
 )
 def test_impossible_specs_are_one_line(fields, words):

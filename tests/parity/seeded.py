@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-SCALE = re.compile(r"(norm\d?\.weight|gamma|running_var)$")  # around one
+SCALE = re.compile(r"((norm\d?|\bbn)\.weight|gamma|running_var)$")  # around one
 GAIN = re.compile(r"weight_g$")
 
 

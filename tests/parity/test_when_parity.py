@@ -1,4 +1,4 @@
-"""The networks of SyncFusion and Video-Foley against PyTorch, live or from recordings."""
+"""The networks of SyncFusion, Video-Foley and CAVP against PyTorch, live or from recordings."""
 
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from recorded import LIVE, Recording, live, quick_jit, recorded, relative_error
 from recorded import cases as all_cases
 
 from weavejax.errors import UserError
-from weavejax.models import envelope_net, r2plus1d, waveform_unet, waveform_unet_names
+from weavejax.models import envelope_net, r2plus1d, slow_only, waveform_unet, waveform_unet_names
 from weavejax.ops.batch_norm import follows
 from weavejax.runtime import tree
 
@@ -32,6 +32,7 @@ UNET = waveform_unet.WaveformUNetConfig(
 ENVELOPE = envelope_net.EnvelopeNetConfig(
     features=12, frames=7, steps=11, classes=5, width=12, hidden=3, onset=True
 )
+CAVP = slow_only.SlowOnlyConfig(width=4, blocks=(1, 2, 1, 2), embedding=6)
 
 
 @pytest.fixture(params=["recorded", LIVE])
@@ -128,9 +129,47 @@ def test_envelope_network(reference: Recording) -> None:
         envelope_net.from_torch(state, ENVELOPE)
 
 
+@pytest.mark.parametrize("name", ["cavp"])
+def test_video_tower_of_cavp(reference: Recording) -> None:
+    state = state_of(reference)
+    params = slow_only.from_torch(state, CAVP)
+    back = slow_only.to_torch(params, CAVP)
+    assert back.keys() == state.keys()
+    assert all(np.array_equal(back[key], state[key]) for key in state)
+
+    @quick_jit
+    def run(video: jax.Array) -> Any:
+        network: Any = slow_only.SlowOnly(CAVP)
+        return network.apply({"params": params}, video, deterministic=True)
+
+    for case in cases(reference).values():
+        found = np.asarray(run(case["video"]))
+        assert relative_error(found, case["output"]) < 1e-4
+        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, rtol=1e-5)
+    # Three convolutions over 3 frames: a frame is seen from as far as that, and no further.
+    video = np.abs(np.random.default_rng(0).normal(size=(1, 6, 32, 32, 3))).astype(np.float32)
+    changed = video.copy()
+    changed[:, 0] = 0.5
+    difference = np.abs(np.asarray(run(video)) - np.asarray(run(changed))).max((0, 2))
+    assert (difference[:4] > 1e-7).all()
+    assert not difference[4:].any()
+    del state["video_encoder.layer3.0.conv1.bn.bias"]
+    with pytest.raises(UserError, match=r"missing video_encoder\.layer3\.0\.conv1\.bn\.bias"):
+        slow_only.from_torch(state, CAVP)
+
+
+def test_flops_of_cavp_grow_with_frames_and_pictures() -> None:
+    one = slow_only.flops(slow_only.CAVP, 1)
+    assert slow_only.flops(slow_only.CAVP, 40) == 40 * one
+    # SlowOnly-ResNet50 is published at 54.5 GFLOPs (multiply-adds) for 8 frames of 256².
+    assert 8 * slow_only.flops(slow_only.CAVP, 1, 256) / 2 == pytest.approx(54.5e9, rel=0.05)
+    assert all(pattern == "" for pattern, _ in slow_only.rules(slow_only.CAVP))
+
+
 PUBLISHED = {
     "onset_published": (r2plus1d, r2plus1d.SYNCFUSION, 31_365_918),
     "unet_published": (waveform_unet_names, waveform_unet.SYNCFUSION, 215_444_808),
+    "cavp_published": (slow_only, slow_only.CAVP, 32_683_584),
 }
 
 

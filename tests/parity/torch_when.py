@@ -1,11 +1,12 @@
-"""The networks of SyncFusion and Video-Foley in PyTorch, at small sizes.
+"""The networks of SyncFusion, Video-Foley and CAVP's pictures in PyTorch, at small sizes.
 
 As `torch_stable_audio`: weights are `seeded`. SyncFusion's are built from the packages that it is made
-of, torchvision, audio-diffusion-pytorch and audio-encoders-pytorch; of Video-Foley's network there is
-no package, so it is put together from PyTorch's own layers under its published names. Imported only
-where the ``parity`` extra is installed.
+of, torchvision, audio-diffusion-pytorch and audio-encoders-pytorch; of Video-Foley's network and of
+CAVP's there is no package, so they are put together from PyTorch's own layers under their published
+names. Imported only where the ``parity`` extra is installed.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -198,9 +199,80 @@ def envelope() -> Recording:
     return record
 
 
+def _unit(fed: int, width: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Module:
+    """A convolution without bias and its norm, named as they are; padded to keep the size."""
+    padding = tuple(size // 2 for size in kernel)
+    conv = nn.Conv3d(fed, width, kernel, (1, stride, stride), padding, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm3d(width)))
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, fed: int, width: int, stride: int, first: int) -> None:
+        super().__init__()
+        self.conv1 = _unit(fed, width, (first, 1, 1))
+        self.conv2 = _unit(width, width, (1, 3, 3), stride)
+        self.conv3 = _unit(width, 4 * width, (1, 1, 1))
+        if fed != 4 * width:
+            self.downsample = _unit(fed, 4 * width, (1, 1, 1), stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv3(torch.relu(self.conv2(torch.relu(self.conv1(x)))))
+        return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+
+class _Cavp(nn.Module):
+    def __init__(self, width: int, blocks: tuple[int, ...], embedding: int) -> None:
+        super().__init__()
+        trunk = OrderedDict(conv1=_unit(3, width, (1, 7, 7), 2))
+        fed = width
+        for stage, count in enumerate(blocks):
+            layer = []
+            for number in range(count):
+                stride, first = (2 if stage and not number else 1), (3 if stage > 1 else 1)
+                layer.append(_Bottleneck(fed, width << stage, stride, first))
+                fed = 4 * (width << stage)
+            trunk[f"layer{stage + 1}"] = nn.Sequential(*layer)
+        self.video_encoder = nn.ModuleDict(trunk)
+        self.video_project_head = nn.Linear(fed, embedding)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stem, *layers = self.video_encoder.values()
+        x = nn.functional.max_pool3d(torch.relu(stem(x)), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        for layer in layers:
+            x = layer(x)
+        x = self.video_project_head(x.mean((3, 4)).mT)
+        return nn.functional.normalize(x, dim=-1)
+
+
+def cavp() -> Recording:
+    """Four stages, of which the last two look over time."""
+    model = _Cavp(4, (1, 2, 1, 2), 6)
+    record = _seed(model)
+    for case, shape in (("two", (2, 2, 32, 32, 3)), ("odd", (1, 3, 35, 33, 3))):
+        video = np.abs(_normal(shape, seed=shape[0]))
+        x = torch.from_numpy(video).permute(0, 4, 1, 2, 3)
+        model.eval()
+        record |= _case(case, {"video": video, "output": model(x).numpy()})
+    return record
+
+
+def cavp_published() -> Recording:
+    """Names and shapes at the published sizes, and how many parameters that is."""
+    with torch.device("meta"):
+        return _published(_Cavp(64, (3, 4, 6, 3), 512))
+
+
 REFERENCES: dict[str, Callable[[], Recording]] = {
     name: globals()[name]
-    for name in ("onset", "onset_published", "unet", "unet_published", "envelope")
+    for name in (
+        "onset",
+        "onset_published",
+        "unet",
+        "unet_published",
+        "envelope",
+        "cavp",
+        "cavp_published",
+    )
 }
 
 

@@ -3,6 +3,10 @@
 Times in an example are seconds from the beginning of its window. Augmentation of the frames is what
 the published onset network has (SyncFusion, arXiv 2310.15247), as far as it is geometry: one random
 crop for all frames of a window. Colour is the system's affair, on the device.
+
+For SyncFusion's condition an example can hold one hit: what sounds from an onset to the next, as
+CLAP's audio encoder takes it. A short sound is repeated as often as it fits, as CLAP was trained;
+the published code first fills a batch's hits up to the longest with silence, and repeats that too.
 """
 
 import math
@@ -19,7 +23,7 @@ from weavejax.data.recipe import Example, Field
 from weavejax.data.text import encode
 from weavejax.dials import controls
 from weavejax.errors import UserError
-from weavejax.ops import onset_strength
+from weavejax.ops import log_mel, onset_strength
 from weavejax.ops.resample import resample
 
 LABELS = ("controls", "sound")
@@ -42,6 +46,11 @@ class MomentSpec:
       labels: where onsets come from: the clip's "controls", or its "sound".
       delta: of onsets in the sound: how clearly they stand out (`ops.onset_strength`).
       text_length: caption tokens; 0 leaves captions out.
+      shift: seconds by which a training window begins later than it would, at most and at random, as
+        far as the clip has sound. (The published code moves all windows of a clip together, by at most
+        what is left of it after the last.)
+      audio_frames: of the mel spectrogram of a hit, 10 ms each; 0 leaves hits out.
+      mels: its bands.
     """
 
     seconds: float = 2.0
@@ -54,6 +63,9 @@ class MomentSpec:
     labels: str = "controls"
     delta: float = onset_strength.DELTA
     text_length: int = 0
+    shift: float = 0.0
+    audio_frames: int = 0
+    mels: int = 64
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or not self.fps > 0:
@@ -64,6 +76,10 @@ class MomentSpec:
             raise UserError(f"labels is {self.labels!r}: it must be one of {', '.join(LABELS)}")
         if not self.side and not self.rate:
             raise UserError("side and rate are both 0: neither pictures nor sound are left")
+        if self.shift < 0 or (self.shift and (self.side or not self.rate)):
+            raise UserError("shift must not be below 0, and needs sound without pictures")
+        if self.audio_frames and not (self.audio_frames > 1 and self.rate and self.onsets):
+            raise UserError("audio_frames, of a hit, must be above 1, with a rate and onsets")
 
     @property
     def frames(self) -> int:
@@ -74,6 +90,11 @@ class MomentSpec:
     def samples(self) -> int:
         """Of a window."""
         return round(self.seconds * self.rate)
+
+    @property
+    def held(self) -> float:
+        """Seconds that are decoded of a clip: a window, wherever it is shifted."""
+        return self.seconds + self.shift
 
     @property
     def channels(self) -> int:
@@ -88,7 +109,8 @@ class MomentSpec:
             shape = (self.frames, self.side, self.side, 3)
             found["video"] = Field(shape, np.dtype(np.uint8))
         if self.rate:
-            found["sound"] = Field((self.samples, self.channels), np.dtype(np.int16), ragged=True)
+            heard = (round(self.held * self.rate), self.channels)
+            found["sound"] = Field(heard, np.dtype(np.int16), ragged=True)
         if self.onsets:
             found["onsets"] = Field((self.onsets + 1,), np.dtype(np.float32), ragged=True)
         return found
@@ -96,11 +118,11 @@ class MomentSpec:
     @property
     def key(self) -> dict[str, Any]:
         """See `weavejax.data.recipe`."""
-        kept = ("seconds", "fps", "side", "rate", "stereo", "onsets", "labels", "delta")
+        kept = ("seconds", "fps", "side", "rate", "stereo", "onsets", "labels", "delta", "shift")
         return {name: getattr(self, name) for name in kept}
 
     def decode(self, clip: Clip) -> dict[str, Any]:
-        """Frames, sound and onsets of the window that begins at `clip.start`.
+        """Frames, sound and onsets of the window that begins at `clip.start`, `held` seconds of it.
 
         Returns:
           `video` uint8 [frames, side, side, 3]; `sound` int16 [S, channels], shorter where the clip
@@ -115,7 +137,7 @@ class MomentSpec:
         if self.side:
             found["video"] = self._video(clip)
         if self.rate:
-            kept = None if wave is None else wave[: self.samples]
+            kept = None if wave is None else wave[: round(self.held * self.rate)]
             found["sound"] = kept if kept is None or len(kept) else None
         if self.onsets:
             found["onsets"] = self._onsets(clip, wave)
@@ -156,9 +178,9 @@ class MomentSpec:
         times = self._told(clip) if self.labels == "controls" else self._heard(wave)
         if times is None:
             return None
-        inside = times[(times >= 0) & (times < self.seconds)]
+        inside = times[(times >= 0) & (times < self.held)]
         if len(inside) > self.onsets:
-            raise DecodeError(f"{len(inside)} onsets in {self.seconds:g} s; room for {self.onsets}")
+            raise DecodeError(f"{len(inside)} onsets in {self.held:g} s; room for {self.onsets}")
         return np.concatenate([[NO_TIME], np.sort(inside)]).astype(np.float32)
 
     def _told(self, clip: Clip) -> np.ndarray | None:
@@ -176,7 +198,7 @@ class MomentSpec:
         if wave is None or not len(wave):
             return None
         rate = self.rate or onset_strength.RATE
-        mono = wave[: round(self.seconds * rate)].mean(1) / FULL_SCALE
+        mono = wave[: round(self.held * rate)].mean(1) / FULL_SCALE
         found = resample(mono, rate, onset_strength.RATE)
         return onset_strength.detect_onsets(found, delta=self.delta) / onset_strength.RATE
 
@@ -192,21 +214,28 @@ class MomentSpec:
 
         Returns:
           `video` uint8 [frames, size, size, 3], `sound` float32 [samples, channels] in [-1, 1],
-          `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `text` int32 [text_length];
+          `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `hit` float32 [audio_frames,
+          mels], in dB, of an onset that is drawn, in evaluation the first; `text` int32 [text_length];
           each with a bool `*_mask` [], as far as the spec has them.
         """
         del subtitle
-        example = self.empty()
+        example, first = self.empty(), self._shifted(decoded, rng)
         if self.side and decoded["video_mask"]:
             example["video"] = self._crop(decoded["video"], rng)
         if self.rate and decoded["sound_mask"]:
-            sound = decoded["sound"]
+            sound = decoded["sound"][first : first + self.samples]
             example["sound"][: len(sound)] = sound.astype(np.float32) / FULL_SCALE
         if self.onsets and decoded["onsets_mask"]:
             times = decoded["onsets"][1:]
+            if self.shift:
+                times = times - np.float32(first / self.rate)
+                times = times[(times >= 0) & (times < self.seconds)]
             example["onsets"][: len(times)] = times
         for name in self.stored:
             example[f"{name}_mask"] = np.array(bool(decoded[f"{name}_mask"]))
+        if self.audio_frames and decoded["sound_mask"]:
+            heard = min(len(decoded["sound"]) - first, self.samples)
+            example |= self._hit(example["sound"][:heard], example["onsets"], rng)
         if self.text_length:
             texts = [text for text in captions if text.strip()]
             if texts:
@@ -215,6 +244,29 @@ class MomentSpec:
                 example["text"] = encode(tokenizer, chosen, self.text_length)
             example["text_mask"] = np.array(bool(texts))
         return example
+
+    def _shifted(self, decoded: Mapping[str, Any], rng: np.random.Generator | None) -> int:
+        """By how many samples the window begins later."""
+        if not self.shift or rng is None or not decoded["sound_mask"]:
+            return 0
+        return int(rng.integers(max(len(decoded["sound"]) - self.samples, 0) + 1))
+
+    def _hit(
+        self, sound: np.ndarray, onsets: np.ndarray, rng: np.random.Generator | None
+    ) -> Example:
+        """`hit` and its mask; nothing where no onset is followed by sound."""
+        starts = (onsets[onsets >= 0] * self.rate).astype(int)
+        ends = np.append(starts, len(sound))[1:] if len(starts) else starts
+        spans = [(a, b) for a, b in zip(starts, np.minimum(ends, len(sound)), strict=True) if a < b]
+        if not spans:
+            return {}
+        start, end = spans[0 if rng is None else int(rng.integers(len(spans)))]
+        wave = resample(sound[start:end].mean(1), self.rate, log_mel.RATE)
+        room = (self.audio_frames - 1) * log_mel.HOP
+        if not len(wave):
+            return {}
+        mel = log_mel.log_mel(log_mel.repeat_pad(wave[:room], room), mels=self.mels)
+        return {"hit": mel, "hit_mask": np.array(True)}
 
     def _crop(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         room = self.side - self.size
@@ -235,6 +287,8 @@ class MomentSpec:
             example["sound"] = np.zeros((self.samples, self.channels), np.float32)
         if self.onsets:
             example["onsets"] = np.full(self.onsets, NO_TIME, np.float32)
+        if self.audio_frames:
+            example["hit"] = np.zeros((self.audio_frames, self.mels), np.float32)
         if self.text_length:
             example["text"] = np.zeros(self.text_length, np.int32)
         return example | {f"{name}_mask": np.array(False) for name in list(example)}

@@ -5,9 +5,12 @@ Comunità et al., "SyncFusion: Multimodal Onset-synchronized Video-to-Audio Fole
 it sees the onset track, a unit impulse a hit, at every level, and the meaning as one token. The
 onsets are drawn by hand, annotated, or found by the onset network (`systems.onset`).
 
-Ours: the meaning comes from a text encoder that learns with the rest, since published embeddings are
-not at hand; onsets too are left out now and then in training, so that when and what each have a scale
-of guidance (`diffusion.guidance`); with equal scales and `drop.when` at 0 it is the published one.
+The meaning is CLAP's embedding, as published, or, where there is no CLAP, comes from a text encoder
+that learns with the rest (`systems.meanings`).
+
+Ours: meaning and onsets are left out now and then in training, so that what and when each have a scale
+of guidance (`diffusion.guidance`). With `drop.when` at 0 and a scale of 1 for when it is the published
+guidance. Its training code never leaves the meaning out: what stands for none there is as it was drawn.
 """
 
 from collections.abc import Mapping
@@ -33,9 +36,8 @@ from weavejax.metrics.onsets import measure_onsets
 from weavejax.metrics.report import Report, measured_report
 from weavejax.models import waveform_unet, waveform_unet_names
 from weavejax.models.waveform_unet import WaveformUNet, WaveformUNetConfig
-from weavejax.ops.transformer import fan_in
 from weavejax.systems.base import Batch, Generator, Metrics, Params, System, under
-from weavejax.systems.encoders import Tower, make_tower
+from weavejax.systems.meanings import make_meaning
 
 HEADLINE = "controlled/onset_f1_sound_50ms_annotated"
 DIALS = ("when", "what")
@@ -43,47 +45,34 @@ TOGETHER = 32  # windows that the network looks at at once
 
 
 class Networks:
-    """The networks of a config: the text encoder, its projection, the UNet."""
+    """The networks of a config: those that give the meaning, and the UNet."""
 
     def __init__(self, config: Any) -> None:
         section = config.model.unet
         sizes = {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in section.items()}
         self.unet = WaveformUNetConfig(**cast(dict[str, Any], sizes))
-        self.text: Tower = make_tower("text", config)
+        self.said = make_meaning(config)
         self.rate, self.samples = (
             config.inputs.rate,
             round(config.inputs.seconds * config.inputs.rate),
         )
         self.length = -(-self.samples // self.unet.multiple) * self.unet.multiple
         self.onsets = config.inputs.onsets
-        self.text_length = config.inputs.text_length
         self.gain = config.model.gain
 
     def init(self, key: Array) -> Params:
         """Parameters of all of them."""
-        keys = jax.random.split(key, 3)
-        tokens = jnp.zeros((1, self.text_length), jnp.int32)
-        text: Any = self.text.network.init(keys[0], *self.text.prepare(tokens), deterministic=True)
+        keys = jax.random.split(key)
         sound = jnp.zeros((1, self.unet.multiple, 1))
         embedding = jnp.zeros((1, self.unet.tokens, self.unet.embedding))
         unet: Any = WaveformUNet(self.unet).init(
             keys[1], sound, jnp.zeros(1), embedding, jnp.ones(1, bool), sound
         )
-        kernel = fan_in(keys[2], (self.text.width, self.unet.embedding), jnp.float32)
-        return {"text": text["params"], "project": {"kernel": kernel}, "network": unet["params"]}
+        return {**self.said.init(keys[0]), "network": unet["params"]}
 
     def meaning(self, params: Params, batch: Batch, key: Array | None) -> Array:
-        """The condition's token [B, 1, embedding]; `key` None = no dropout."""
-        inputs = self.text.prepare(batch["text"])
-        tokens: Any = self.text.network.apply(
-            {"params": params["text"]},
-            *inputs,
-            deterministic=key is None,
-            rngs=None if key is None else {"dropout": key},
-        )
-        pooled = self.text.pool(tokens, *inputs)
-        kernel = params["project"]["kernel"].astype(pooled.dtype)
-        return jnp.matmul(pooled, kernel)[:, None]
+        """The condition's token [B, 1, embedding]; `key` None: as generation takes it."""
+        return self.said.token(params, batch, key)
 
     def padded(self, sound: Array) -> Array:
         """[B, S, C] with silence up to `room(S)`."""
@@ -109,11 +98,7 @@ class Networks:
 
     def rules(self) -> tuple[Any, ...]:
         """Sharding table."""
-        return (
-            *under("text", self.text.rules),
-            (r"^project/kernel$", ()),
-            *under("network", waveform_unet.rules(self.unet)),
-        )
+        return (*self.said.rules(), *under("network", waveform_unet.rules(self.unet)))
 
 
 def build(config: Any) -> System:
@@ -126,8 +111,7 @@ def build(config: Any) -> System:
         "sound_mask": ((), jnp.bool_),
         "onsets": ((inputs.onsets,), jnp.float32),
         "onsets_mask": ((), jnp.bool_),
-        "text": ((inputs.text_length,), jnp.int32),
-        "text_mask": ((), jnp.bool_),
+        **networks.said.spec(),
     }
     report = partial(_report, inputs.rate)
     return System(
@@ -141,14 +125,15 @@ def build(config: Any) -> System:
         embed=partial(_embed, networks, config.sample),
         rules=networks.rules(),
         evaluators={
-            "controlled": partial(report, "generated", "Sound from onsets and text"),
+            "controlled": partial(report, "generated", "Sound from onsets and meaning"),
             "uncontrolled": partial(report, "uncontrolled", "The same model without onsets"),
         },
         generator=_generator(networks, config.sample),
         flops={
-            "text": networks.text.flops(inputs.text_length),
+            **networks.said.flops(),
             "network": waveform_unet_names.flops(networks.unet, networks.length),
         },
+        frozen=networks.said.frozen,
         headline=HEADLINE,
     )
 
@@ -199,7 +184,7 @@ def _loss(
     track = networks.padded(impulse_track(batch["onsets"], networks.samples, networks.rate))
     condition = {
         "meaning": networks.meaning(params, batch, text_key),
-        "what": keep["what"] & batch["text_mask"],
+        "what": keep["what"] & networks.said.known(batch, training=True),
         "track": jnp.where(keep["when"][:, None, None], track, 0.0),
     }
     predicted = networks.velocity(params, asked.x, asked.time, condition)
@@ -221,7 +206,7 @@ def generate(
     known: tuple[Array, Array] | None = None,
     progress: Any = None,
 ) -> Array:
-    """Sound for onsets and texts, of any length.
+    """Sound for onsets and meanings, of any length.
 
     Clips longer than the network's are made in windows that overlap by `config.overlap` seconds and
     agree there at every step (`diffusion.windows`), each with its piece of the onset track.
@@ -230,7 +215,8 @@ def generate(
       networks: of the system.
       config: `config.sample`: sampler, steps, scales of when and what, overlap of windows.
       params: of the system.
-      batch: `onsets` [B, K], `text` [B, L], `text_mask` [B].
+      batch: `onsets` [B, K], `text` [B, L], `text_mask` [B]; to CLAP a sound as well or instead, `hit`
+        [B, T, M] and `hit_mask` [B].
       keys: of each clip [B].
       scales: of when and what, [2] or [B, 2], in place of the config's.
       samples: of the sound; None for the network's own.
@@ -272,7 +258,7 @@ def _conditions(
     whole = networks.padded(impulse_track(batch["onsets"], samples, networks.rate))
     track = cut(whole, windows)
     meaning = jnp.repeat(networks.meaning(params, batch, None), number, axis=0)
-    what = jnp.repeat(batch["text_mask"], number, axis=0)
+    what = jnp.repeat(networks.said.known(batch, training=False), number, axis=0)
     none = jnp.zeros_like(what)
     steps = [(jnp.zeros_like(track), none), (track, none), (track, what)]
     conditions = [{"meaning": meaning, "what": w, "track": t} for t, w in steps]
