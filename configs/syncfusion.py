@@ -79,37 +79,7 @@ def _world() -> ConfigDict:
             "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
         }
     )
-    config.model = ConfigDict(
-        {
-            "gain": 10.0,  # of the sound that is learnt, against noise of variance 1
-            "meaning": "text",  # from texts, by an encoder that learns; or by frozen "clap"
-            "unet": {
-                "channels": (8, 32, 64, 96, 128, 192),
-                "factors": (1, 4, 4, 4, 2, 2),
-                "items": (1, 1, 1, 2, 2, 2),
-                "attentions": (False, False, False, False, True, True),
-                "context": (2, 8, 16, 32, 64, 64),
-                "heads": 4,
-                "head_width": 32,
-                "groups": 8,
-                "modulation": 256,
-                "embedding": 96,  # width of the meaning
-                "dtype": "float32",  # of compute; parameters are float32 in any case
-                "remat": False,  # whether the backward pass computes the blocks again
-            },
-            "text": {
-                "kind": "bert",  # roberta, clip: with their own tokenizers
-                "vocab": 512,
-                "positions": 40,
-                "types": 2,
-                "width": 96,
-                "layers": 2,
-                "heads": 2,
-                "mlp": 288,
-                "dropout": 0.0,
-            },
-        }
-    )
+    config.model = _model()
     config.loss = ConfigDict(
         {
             "times": "uniform",  # of the noise level; logit_normal, stratified
@@ -163,6 +133,40 @@ def _world() -> ConfigDict:
         }
     )
     return config
+
+
+def _model() -> ConfigDict:
+    return ConfigDict(
+        {
+            "gain": 10.0,  # of the sound that is learnt, against noise of variance 1
+            "meaning": "text",  # from texts, by an encoder that learns; or by frozen "clap"
+            "unet": {
+                "channels": (8, 32, 64, 96, 128, 192),
+                "factors": (1, 4, 4, 4, 2, 2),
+                "items": (1, 1, 1, 2, 2, 2),
+                "attentions": (False, False, False, False, True, True),
+                "context": (2, 8, 16, 32, 64, 64),
+                "heads": 4,
+                "head_width": 32,
+                "groups": 8,
+                "modulation": 256,
+                "embedding": 96,  # width of the meaning
+                "dtype": "float32",  # of compute; parameters are float32 in any case
+                "remat": False,  # whether the backward pass computes the blocks again
+            },
+            "text": {
+                "kind": "bert",  # roberta, clip: with their own tokenizers
+                "vocab": 512,
+                "positions": 40,
+                "types": 2,
+                "width": 96,
+                "layers": 2,
+                "heads": 2,
+                "mlp": 288,
+                "dropout": 0.0,
+            },
+        }
+    )
 
 
 def _files(config: ConfigDict) -> None:

@@ -261,12 +261,16 @@ class MomentSpec:
         if not spans:
             return {}
         start, end = spans[0 if rng is None else int(rng.integers(len(spans)))]
-        wave = resample(sound[start:end].mean(1), self.rate, log_mel.RATE)
-        room = (self.audio_frames - 1) * log_mel.HOP
+        mel = self.heard(sound[start:end].mean(1), self.rate)
+        return {} if mel is None else {"hit": mel, "hit_mask": np.array(True)}
+
+    def heard(self, wave: np.ndarray, rate: int) -> np.ndarray | None:
+        """`hit` of a sound [S]: float32 [audio_frames, mels]; None of no sound at all."""
+        wave = resample(wave, rate, log_mel.RATE)
         if not len(wave):
-            return {}
-        mel = log_mel.log_mel(log_mel.repeat_pad(wave[:room], room), mels=self.mels)
-        return {"hit": mel, "hit_mask": np.array(True)}
+            return None
+        room = (self.audio_frames - 1) * log_mel.HOP
+        return log_mel.log_mel(log_mel.repeat_pad(wave[:room], room), mels=self.mels)
 
     def _crop(self, frames: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         room = self.side - self.size

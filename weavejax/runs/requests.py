@@ -13,15 +13,16 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from weavejax.data.captions import find_table
-from weavejax.data.clip import Clip, DecodeError
+from weavejax.data.clip import DecodeError
 from weavejax.data.decode import Media, decode_audio
 from weavejax.data.folder import open_folder
-from weavejax.data.opening import read_file
+from weavejax.data.moments import MomentSpec
 from weavejax.data.text import encode
 from weavejax.data.writing import FORMS, check_film
 from weavejax.dials.controls import Controls, When
 from weavejax.dials.envelope import sample_count
 from weavejax.errors import UserError
+from weavejax.ops import log_mel
 from weavejax.runs import assemble
 from weavejax.runs.restore import Trained
 from weavejax.systems.base import Generator
@@ -280,9 +281,9 @@ def frames(ask: Ask, inputs: Any, seconds: float) -> np.ndarray:
 
 def check_hears(trained: Trained, prompt_audio: str) -> None:
     """Raises UserError where the system takes no meaning from a sound, or there is no such file."""
-    if prompt_audio and "audio" not in trained.system.batch_spec:
+    if prompt_audio and "hit" not in trained.system.batch_spec:
         raise UserError(
-            f"--prompt_audio: the system {trained.system.name} takes its meaning from words, "
+            f"--prompt_audio: this {trained.system.name} takes its meaning from words, "
             "not from a sound; give --prompt"
         )
     if prompt_audio and not Path(prompt_audio).is_file():
@@ -290,11 +291,14 @@ def check_hears(trained: Trained, prompt_audio: str) -> None:
 
 
 def _heard(trained: Trained, file: str) -> dict[str, np.ndarray]:
-    """The `audio` of an example whose only content is this sound."""
-    recipe = assemble.recipe(trained.config)
+    """The arrays that say that the meaning is that of this sound, whatever the words are."""
+    spec = assemble.recipe(trained.config)
+    assert isinstance(spec, MomentSpec)
     try:
-        decoded = recipe.decode(Clip("prompt", audio=read_file(file)))
+        wave = decode_audio(file, log_mel.RATE)
     except (DecodeError, OSError) as error:
         raise UserError(f"--prompt_audio {file} cannot be read: {error}") from error
-    example = recipe.sample(decoded, (), "", None, None)
-    return {name: example[name] for name in ("audio", "audio_mask")}
+    mel = spec.heard(wave, log_mel.RATE)
+    if mel is None:
+        raise UserError(f"--prompt_audio {file} is empty")
+    return {"hit": mel, "hit_mask": np.array(True), "text_mask": np.array(False)}
