@@ -1,6 +1,7 @@
 """Where the controls of a clip come from: a file, a network that sees the clip, or the clip's sound."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -49,12 +50,21 @@ class Predictor:
         # As in training: after its end a clip stays on its last frame.
         seen = frames(ask, self.inputs, max(float(ask.seconds), self.inputs.seconds))
         windows = plan_windows(len(seen), self.width, self.width // 2)
-        found = self._look(seen[windows.places])
+        return self.when(self._look(seen[windows.places]), windows, float(ask.seconds))
+
+    def when(self, found: Mapping[str, np.ndarray], windows: Windows, seconds: float) -> When:
+        """What the network said of the windows of a clip, as controls.
+
+        Args:
+          found: `envelope` [N, steps], `logits` [N, frames], or both.
+          windows: N of them, over the frames of the clip.
+          seconds: that the clip lasts.
+        """
         onsets, envelope = None, None
         if "envelope" in found:
-            envelope = self._envelope(found["envelope"], windows, float(ask.seconds))
+            envelope = self._envelope(found["envelope"], windows, seconds)
         if "logits" in found:
-            onsets = self._onsets(joined(found["logits"], windows), float(ask.seconds))
+            onsets = self._onsets(joined(found["logits"], windows), seconds)
         return When(onsets=onsets, envelope=envelope)
 
     def _look(self, video: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """What the doors share: from a system and its parameters to vectors, matches and reports."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,10 +44,12 @@ def make_embedding(
     batch: int,
     compute: Callable[..., dict[str, jax.Array]] | None = None,
     keep: Mapping[str, str] = KEPT,
+    more: Sequence[str] = (),
 ) -> Callable[..., Vectors]:
     """(params, host batches, stopping) → what `system.embed` gives and what to keep, gathered.
 
-    `keep` names arrays of the batches, by the name they get. `compute` takes the place of
+    `keep` names arrays of the batches, by the name they get; `more` those that `embed` gets beside the
+    arrays of the system's `batch_spec`. `compute` takes the place of
     `system.embed`, as `system.features` may. Host batches hold this process's rows (`batch_rows`).
     `stopping` is asked before every batch, on all processes alike; `Stopped` follows when it says so.
     """
@@ -64,7 +66,7 @@ def make_embedding(
         for host in batches:
             if stopping():
                 raise Stopped
-            inputs = put_batch({name: host[name] for name in system.batch_spec}, data)
+            inputs = put_batch({name: host[name] for name in (*system.batch_spec, *more)}, data)
             kept = put_batch({name: host[given] for name, given in keep.items()}, data)
             parts.append(jax.device_get(embed(params, inputs, kept)))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -126,8 +128,18 @@ def make_matching(
     return run
 
 
-def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: Mesh) -> Evaluation:
+def make_evaluation(
+    system: System,
+    config: Any,
+    data: Data,
+    placed: Any,
+    mesh: Mesh,
+    told: Mapping[str, np.ndarray] | None = None,
+) -> Evaluation:
     """(params, stopping) → (reports by evaluator, the vectors they were made from), of the test split.
+
+    `told` are arrays by record of the split, such as `following.predicted` gives: the system then makes
+    something of them as well, and has reports of that (`System.told`).
 
     A system with a second stage looks at the test split twice: once for the vectors, and once for what
     its candidates' clips show, one batch at a time.
@@ -137,7 +149,9 @@ def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: 
     batch = config.runtime.evaluate_batch
     second = system.second_stage
     keep = {**KEPT, **({"tokens": "text"} if second else {})}
-    embed = make_embedding(system, placed, mesh, batch, keep=keep)
+    beside = {f"told_{name}": rows for name, rows in (told or {}).items()}
+    evaluators = {**system.evaluators, **(system.told if beside else {})}
+    embed = make_embedding(system, placed, mesh, batch, keep=keep, more=tuple(beside))
     match = make_matching(second, system, placed, mesh, batch) if second else None
     rows = batch_rows(batch, mesh)
     manifest = functools.cache(
@@ -151,13 +165,19 @@ def make_evaluation(system: System, config: Any, data: Data, placed: Any, mesh: 
 
     def run(params: Any, stopping: Callable[[], bool] = _never) -> tuple[Reports, Vectors]:
         with batches() as clips:
-            vectors = embed(params, clips, stopping)
+            heard = ({**host, **_rows(beside, host["index"])} for host in clips)
+            vectors = embed(params, heard, stopping)
         if second and match:
             pairs = second.candidates(vectors)
             with batches() as clips:
                 found = match(params, clips, pairs, vectors["tokens"], stopping)
             vectors |= {"pairs": pairs, "match": found}
-        told = {**vectors, "manifest": np.array(manifest())}
-        return {n: evaluate(told) for n, evaluate in system.evaluators.items()}, vectors
+        seen = {**vectors, "manifest": np.array(manifest())}
+        return {n: evaluate(seen) for n, evaluate in evaluators.items()}, vectors
 
     return run
+
+
+def _rows(by_record: Mapping[str, np.ndarray], records: np.ndarray) -> Vectors:
+    """Those of a batch; what fills it up has the record −1, and any row will do."""
+    return {name: rows[records] for name, rows in by_record.items()}

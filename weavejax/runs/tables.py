@@ -33,11 +33,13 @@ class Own(NamedTuple):
       name: of the row.
       system: of the runs that it comes from.
       figures: column → (name among a run's results, factor).
+      needs: a result that the runs have besides: what tells a stage from another.
     """
 
     name: str
     system: str
     figures: Mapping[str, tuple[str, float]]
+    needs: str = ""
 
 
 class Published(NamedTuple):
@@ -135,7 +137,12 @@ PUBLISHED = (
         (
             Own("envelope of the truth, text", "folai", _levels("controlled")),
             Own("envelope of the envelope network, text", "folai", _levels("predicted")),
-            Own("the same model without an envelope, text", "folai", _levels("uncontrolled")),
+            Own(
+                "the same model without an envelope, text",
+                "folai",
+                _levels("uncontrolled"),
+                needs="controlled/e_l1_44k_rms512_128",
+            ),
         ),
     ),
     Published(
@@ -213,7 +220,7 @@ def _table(table: Published, runs: Sequence[Run]) -> Table:
 
 def _seeds(own: Own, runs: Sequence[Run]) -> list[Run]:
     """The runs that a row is of: those that have all its figures."""
-    names = [name for name, _ in own.figures.values()]
+    names = [name for name, _ in own.figures.values()] + [own.needs] * bool(own.needs)
     return [
         run
         for run in runs

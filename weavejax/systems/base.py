@@ -100,6 +100,8 @@ class System:
         a system has no such place.
       second_stage: reranks what the first search found; None where a system has none.
       generator: makes sound from controls; None where a system makes none.
+      told: further evaluators, of what `embed` makes where a batch holds, as `told_<name>`, the arrays
+        of `generator.condition` that another network's predictions became.
       rules: sharding table, see `weavejax.runtime.sharding`.
       evaluators: by name, from the arrays `embed` gave over a whole split (and `valid` [N]) to a
         report.
@@ -126,6 +128,7 @@ class System:
     features: Callable[[Params, Batch], dict[str, Array]] | None = None
     second_stage: SecondStage | None = None
     generator: Generator | None = None
+    told: Mapping[str, Callable[[Mapping[str, np.ndarray]], Report]] = field(default_factory=dict)
     frozen: Callable[[str], bool] = never
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
         default_factory=dict

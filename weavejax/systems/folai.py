@@ -66,7 +66,7 @@ def build(config: Any) -> System:
     }
     if networks.control:
         evaluators |= {
-            "controlled": partial(_control_report, rate),
+            "controlled": partial(_control_report, rate, "controlled", "of the truth"),
             "doubled": _doubled_report,
             "delayed": partial(_delayed_report, rate),
         }
@@ -83,6 +83,7 @@ def build(config: Any) -> System:
         flops=networks.flops(),
         headline=HEADLINES[config.model.stage],
         generator=make_generator(networks, config.sample) if networks.control else None,
+        told={"predicted": partial(_control_report, rate, "predicted", "that was predicted")},
         frozen=networks.frozen,
         resize={r"^vision/position$": vit.resize_position},
         copies=COPIES,
@@ -150,25 +151,28 @@ def _embed(networks: Networks, config: Any, params: Params, batch: Batch) -> dic
 
     Returns:
       `controlled`, under the envelope of the truth; `doubled`, under twice its level; `delayed`, under
-      the same 0.25 s later; `uncontrolled`, without; `truth`; and `known` bool [B].
+      the same 0.25 s later; `uncontrolled`, without; of a batch with `told_envelope` [B, S, C]
+      `predicted`, under that; `truth`; and `known` bool [B].
     """
-    count, sounds = len(batch["text"]), len(SOUNDS)
+    told = [batch[name] for name in ("told_envelope",) if name in batch]
+    names = (*SOUNDS[:-1], *["predicted"] * len(told), SOUNDS[-1])
+    count, sounds = len(batch["text"]), len(names)
     truth = networks.prepared(_known(batch))
     envelope = networks.envelope(truth)
     window = plan_windows(networks.latents, networks.latents, 0)
     once = networks.conditions(params, {**batch, "envelope": envelope}, window)
-    changed = jnp.stack([2.0 * envelope, _delayed(envelope, networks.rate)], 1)
+    changed = jnp.stack([2.0 * envelope, _delayed(envelope, networks.rate), *told], 1)
     others = networks.encode_envelope(params, changed.reshape(-1, *envelope.shape[1:]))
-    others = others.reshape(count, 2, *others.shape[1:])
+    others = others.reshape(count, sounds - 2, *others.shape[1:])
     first = once["control"][:, None]
     # A clip's sounds beside each other, so that they stay on its device.
     control = jnp.concatenate([first, others, first], 1).reshape(-1, *first.shape[2:])
     condition = {name: jnp.repeat(each, sounds, axis=0) for name, each in once.items()}
-    heard = jnp.asarray([name != "uncontrolled" for name in SOUNDS])
+    heard = jnp.asarray([name != "uncontrolled" for name in names])
     condition |= {"control": control, "when": jnp.tile(heard, count)}
     keys = jnp.repeat(_keys(count), sounds, axis=0)
     made = _mixed(networks, config, params, condition, keys).reshape(count, sounds, -1)
-    found = {name: made[:, n] for n, name in enumerate(SOUNDS)}
+    found = {name: made[:, n] for n, name in enumerate(names)}
     return found | {"truth": truth.mean(2), "known": batch["sound_mask"]}
 
 
@@ -226,12 +230,12 @@ def _sound_report(rate: int, title: str, found: Mapping[str, np.ndarray]) -> Rep
     return measured_report(title, measure_envelopes(truth, made, rate, str(found["manifest"])))
 
 
-def _control_report(rate: int, found: Mapping[str, np.ndarray]) -> Report:
-    truth, made, without = _sounds(found, "truth", "controlled", "uncontrolled")
+def _control_report(rate: int, name: str, whose: str, found: Mapping[str, np.ndarray]) -> Report:
+    truth, made, without = _sounds(found, "truth", name, "uncontrolled")
     manifest = str(found["manifest"])
     skill = measure_skill(truth, made, without, rate, manifest)
     measured = measure_envelopes(truth, made, rate, manifest)
-    return measured_report("Sound under the envelope of the truth", [skill, *measured])
+    return measured_report(f"Sound under the envelope {whose}", [skill, *measured])
 
 
 def _doubled_report(found: Mapping[str, np.ndarray]) -> Report:

@@ -129,6 +129,7 @@ def build(config: Any) -> System:
             "uncontrolled": partial(report, "uncontrolled", "The same model without onsets"),
         },
         generator=_generator(networks, config.sample),
+        told={"predicted": partial(report, "predicted", "Sound from predicted onsets and meaning")},
         flops={
             **networks.said.flops(),
             "network": waveform_unet_names.flops(networks.unet, networks.length),
@@ -324,19 +325,23 @@ def _condition(networks: Networks, when: When, samples: int) -> dict[str, np.nda
 def _embed(networks: Networks, config: Any, params: Params, batch: Batch) -> dict[str, Array]:
     """`generated` and `uncontrolled` sounds [B, S], the `truth`, and the `onsets` asked for.
 
-    The same noise for every clip's place in the batch, at every evaluation.
+    Of a batch with `told_onsets` [B, K] also `predicted`, the sound under these. The same noise for
+    every clip's place in the batch, at every evaluation.
     """
     numbers = jnp.arange(len(batch["text"]), dtype=jnp.int32)
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(0)))(numbers)
     make = partial(generate, networks, config, params)
     silent = {**batch, "onsets": jnp.full_like(batch["onsets"], -1.0)}
-    return {
+    found = {
         "generated": make(batch, keys)[..., 0],
         "uncontrolled": make(silent, keys)[..., 0],
         "truth": after_first(batch["sound"], batch["onsets"], networks.rate)[..., 0],
         "onsets": batch["onsets"],
         "known": batch["sound_mask"] & batch["onsets_mask"],
     }
+    if "told_onsets" in batch:
+        found["predicted"] = make({**batch, "onsets": batch["told_onsets"]}, keys)[..., 0]
+    return found
 
 
 def _report(rate: int, name: str, title: str, found: Mapping[str, np.ndarray]) -> Report:
