@@ -184,3 +184,13 @@ def test_what_cannot_be_is_one_line(config):
             changed.update_from_flattened_dict({key: value})
         with pytest.raises(UserError, match=words):
             systems.build(changed)
+
+
+def test_told_onsets_are_followed_as_annotated_ones_are(made):
+    system, _, params, batch = made
+    found = jax.jit(system.embed)(params, {**batch, "told_onsets": batch["onsets"]})
+    np.testing.assert_array_equal(found["predicted"], found["generated"])
+    none = np.full_like(batch["onsets"], -1.0)
+    found = jax.jit(system.embed)(params, {**batch, "told_onsets": none})
+    np.testing.assert_array_equal(found["predicted"], found["uncontrolled"])
+    assert "predicted" not in jax.eval_shape(system.embed, params, batch)
