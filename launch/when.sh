@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The dial when on the rendered world, end to end: every network, for every seed, then the tables.
 #   [VENV=DIR] [WORKDIR=DIR] launch/when.sh [SEED…]      seeds 0 1 2 by default
-# A run that is finished is not started again, one that was stopped goes on: call it as often as you like.
+# What is finished is not started again, what was stopped goes on: call it as often as you like.
 # FLAGS holds further flags of all trainings, as in FLAGS=--config.steps=20 for a first look.
 set -eu
 : "${WORKDIR:=runs/when}" "${FLAGS:=}"
