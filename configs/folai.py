@@ -73,7 +73,8 @@ def _world() -> ConfigDict:
     )
     config.inputs = ConfigDict(
         {
-            "kind": "moments",  # frames at a steady rate, sound and captions
+            "kind": "moments",  # frames at a steady rate, sound and captions; or "latents" of them
+            "root": "",  # latents: the directory of weavejax.extract
             "seconds": 4.0,  # of a window; a multiple of a latent's samples
             "windows": 1,  # of a clip, one after the other; beyond its end there is nothing to hear
             "fps": 4.0,
