@@ -116,7 +116,7 @@ def _batch_spec(networks: Networks, batch: int) -> dict[str, jax.ShapeDtypeStruc
 def _loss(
     networks: Networks, config: Any, params: Params, batch: Batch, key: Array, step: Array
 ) -> tuple[Array, Metrics]:
-    """The v-objective on latents, over the clips that have sound; of these, or of `extract`'s arrays."""
+    """The v-objective on latents, over clips with sound; a batch of clips, or of `extract`'s arrays."""
     del step
     keys = jax.random.split(key, 5)
     request = batch if "latent" in batch else _heard(networks, params, batch, keys[0])
