@@ -27,8 +27,8 @@ Variants:
               --config.init.parts.vision=weights/gram
               For folders of clips. It needs accelerators.
 
-What stays as it is in the second stage (autoencoder, towers) can be run once, not at every step. With any
-variant of it, and the same init both times:
+What stays as it is in the second stage (autoencoder, towers) can be run once, not at every step. With
+any variant of it, and the same init both times:
 
   python -m weavejax.extract --config configs/folai.py --out features/folai
   python -m weavejax.train --config configs/folai.py --config.inputs.kind=latents
