@@ -9,8 +9,9 @@ The last takes the networks that training with this config would start from (con
 to learn from what is kept, `--config.inputs.kind=latents --config.inputs.root=DIR`.
 
 Writes ArrayRecord shards with, per clip, what the frozen networks give (GRAM: the pooled output of each
-encoder before the heads; Fol·AI: latents of sound and envelope, embeddings of caption and frames; of
-the first caption and the middle of the picture), presence masks and texts; and manifest.json: config,
+encoder before the heads; Fol·AI: latents of sound and envelope, embeddings of caption and frames; the
+envelope network: what its tower sees in every frame, and levels), of the first caption and the middle
+of the picture, presence masks and texts; and manifest.json: config,
 weights, networks, clips. Started again, it goes on with the shards that are not there. In a job of
 several processes each decodes its part of every batch, and they write in turn.
 `weavejax.data.features.open_features` reads it back.

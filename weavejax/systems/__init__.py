@@ -6,9 +6,9 @@ from typing import Any
 
 from weavejax.errors import UserError
 from weavejax.systems.base import System
+from weavejax.systems.latents import KIND
 from weavejax.systems.lora import adapt
 
-LATENTS = "latents"  # of `config.inputs.kind`: `System.latents`
 Builder = Callable[[Any], System]
 
 
@@ -36,6 +36,6 @@ def build(config: Any) -> System:
     if config.system not in SYSTEMS:
         raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
     system = SYSTEMS[config.system](config)
-    if config.inputs.get("kind") == LATENTS and system.latents is None:
-        raise UserError(f"inputs.kind {LATENTS!r}: the system trains all that they would come from")
+    if config.inputs.get("kind") == KIND and system.latents is None:
+        raise UserError(f"inputs.kind {KIND!r}: the system trains all that they would come from")
     return adapt(system, config.lora) if "lora" in config else system

@@ -8,18 +8,16 @@ deviations, so that every step draws samples of its own, as it would from the so
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from weavejax.errors import UserError
 from weavejax.systems.base import Batch, Latents, Params
 from weavejax.systems.folai_networks import Networks
+from weavejax.systems.latents import KIND, make_latents
 
-# Of `config.inputs` and `config.model`, what plays no part in what the networks give.
-OTHER_INPUTS = ("kind", "root", "tokenizer", "onsets")
+# Entries of `config.model` that they depend on; a scale is put to latents afterwards.
 MODEL = ("profile", "normalise", "oobleck", "text", "vision")
-COMPUTE = ("dtype", "scan", "remat", "dropout")  # of a network
 
 
 def known_sound(batch: Batch) -> Array:
@@ -50,8 +48,7 @@ def training_latents(networks: Networks, config: Any) -> Latents:
     Raises:
       UserError: the config asks for it, and for what only sound can have.
     """
-    chosen = config.inputs.kind == "latents"
-    if chosen and networks.flip:
+    if config.inputs.kind == KIND and networks.flip:
         raise UserError(
             "model.flip turns sound upside down, and latents are kept of sound as it is: give "
             "--config.model.flip=False"
@@ -67,28 +64,4 @@ def training_latents(networks: Networks, config: Any) -> Latents:
     if networks.vision:
         arrays["frames"] = (networks.frames, networks.vision.width)
         parts.append("vision")
-    spec = {
-        name: jax.ShapeDtypeStruct((config.batch, *shape), jnp.float32)
-        for name, shape in arrays.items()
-    }
-    mask = jax.ShapeDtypeStruct((config.batch,), jnp.bool_)
-    return Latents(
-        chosen=chosen,
-        spec={**spec, **{f"{name}_mask": mask for name in arrays}},
-        parts=tuple(parts),
-        key={
-            **_entries({"inputs": config.inputs}, OTHER_INPUTS),
-            **_entries({"model": {name: config.model[name] for name in MODEL}}, COMPUTE),
-        },
-    )
-
-
-def _entries(section: Any, left_out: tuple[str, ...], before: str = "") -> dict[str, Any]:
-    """The values of a config's section by dotted name, in JSON's types."""
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        if hasattr(value, "items"):
-            found |= _entries(value, left_out, f"{before}{name}.")
-        elif name not in left_out:
-            found[before + name] = list(value) if isinstance(value, tuple) else value
-    return found
+    return make_latents(config, arrays, parts, {"model": MODEL}, unused=("onsets",))
