@@ -19,6 +19,13 @@ Variants:
              --config.init.weights=DIR --config.init.partial="('^(?!vision/)',)"
              For Greatest Hits as a folder of clips (2,212 chunks for training and 732 for testing
              there), which is not on the machine of these figures. It needs accelerators.
+
+A tower that stays as it is (model.frozen, as published) can look at every frame once, not in every
+epoch; training sees the middle of the frames then. With the same config and init both times:
+
+  python -m weavejax.extract --config configs/envelope.py:published … --out features/envelope
+  python -m weavejax.train --config configs/envelope.py:published … --config.inputs.kind=latents
+         --config.inputs.root=features/envelope
 """
 
 from ml_collections import ConfigDict
@@ -61,7 +68,8 @@ def _world() -> ConfigDict:
     )
     config.inputs = ConfigDict(
         {
-            "kind": "moments",  # frames at a steady rate, sound, and when onsets are
+            "kind": "moments",  # frames at a steady rate, sound, and when onsets are; or "latents"
+            "root": "",  # latents: the directory of weavejax.extract
             "seconds": 4.0,  # of a window
             "windows": 1,  # of a clip, one after the other; beyond its end there is nothing to see
             "fps": 15.0,

@@ -26,6 +26,17 @@ Variants:
               --config.init.weights=weights/stable_audio --config.init.parts.text=weights/clap
               --config.init.parts.vision=weights/gram
               For folders of clips. It needs accelerators.
+
+What stays as it is in the second stage (autoencoder, towers) can be run once, not at every step. With
+any variant of it, and the same init both times:
+
+  python -m weavejax.extract --config configs/folai.py --out features/folai
+  python -m weavejax.train --config configs/folai.py --config.inputs.kind=latents
+         --config.inputs.root=features/folai --config.model.flip=False
+
+Training sees each clip as evaluation does: its first caption, the middle of its frames, its sound the
+right way up. Samples of latents (parity), noise and what is left out are drawn as before; evaluation
+hears the clips themselves. Features of other clips, inputs or networks are refused.
 """
 
 from ml_collections import ConfigDict
@@ -73,7 +84,8 @@ def _world() -> ConfigDict:
     )
     config.inputs = ConfigDict(
         {
-            "kind": "moments",  # frames at a steady rate, sound and captions
+            "kind": "moments",  # frames at a steady rate, sound and captions; or "latents" of them
+            "root": "",  # latents: the directory of weavejax.extract
             "seconds": 4.0,  # of a window; a multiple of a latent's samples
             "windows": 1,  # of a clip, one after the other; beyond its end there is nothing to hear
             "fps": 4.0,

@@ -1,13 +1,20 @@
-"""Run the frozen encoders of a model once over its clips, and keep what they give.
+"""Run the frozen networks of a model once over its clips, and keep what they give.
 
   python -m weavejax.extract --workdir runs/gram --out features/gram
   python -m weavejax.extract --workdir runs/gram --split test --out features/gram-test
   python -m weavejax.extract --config configs/gram.py:published --weights params.safetensors --out DIR
+  python -m weavejax.extract --config configs/folai.py --out features/folai
 
-Writes ArrayRecord shards with, per clip, the pooled output of each encoder before the heads (of the
-first caption, too), presence masks and texts; and manifest.json: config, weights, clips. Started again,
-it goes on with the shards that are not there. In a job of several processes each decodes its part of
-every batch, and they write in turn. `weavejax.data.features.open_features` reads it back.
+The last takes the networks that training with this config would start from (config.init), for training
+to learn from what is kept, `--config.inputs.kind=latents --config.inputs.root=DIR`.
+
+Writes ArrayRecord shards with, per clip, what the frozen networks give (GRAM: the pooled output of each
+encoder before the heads; Fol·AI: latents of sound and envelope, embeddings of caption and frames; the
+envelope network: what its tower sees in every frame, and levels), of the first caption and the middle
+of the picture, presence masks and texts; and manifest.json: config,
+weights, networks, clips. Started again, it goes on with the shards that are not there. In a job of
+several processes each decodes its part of every batch, and they write in turn.
+`weavejax.data.features.open_features` reads it back.
 """
 
 import hashlib
@@ -22,7 +29,7 @@ import numpy as np
 from weavejax import systems
 from weavejax.data.features import open_features
 from weavejax.errors import UserError
-from weavejax.runs import assemble, extraction
+from weavejax.runs import assemble, extraction, initial, learning
 from weavejax.runs.restore import Trained, restore
 from weavejax.runtime import cli, cluster, tree
 from weavejax.runtime.checkpoint import Checkpoints
@@ -34,10 +41,10 @@ from weavejax.weights.safe import SafeFile, open_safetensors
 FLAGS = {
     "workdir": "directory of a training run",
     "step": "which checkpoint: latest (default), best, or a step",
-    "weights": "in place of both, with --config: parameters as .safetensors",
+    "weights": "with --config: parameters as .safetensors; default: what config.init names",
     "split": "train (default) or test",
     "out": "directory of the features",
-    "shard": "clips in a shard; default 4096",
+    "shard": "clips in a shard, of which a process holds one in memory; default 4096",
     "cluster": f"how processes find each other: {', '.join(cluster.KINDS)}; default auto",
 }
 CHUNK = 2**22
@@ -53,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     out, shard = Path(values["out"]), int(values["shard"] or 4096)
     if takes_config:
         workdir = out
-        trained, weights = _from_weights(arguments.config, Path(values["weights"]))
+        trained, weights = _from_config(arguments.config, values["weights"])
     else:
         workdir = storage(values["workdir"])
         trained, weights = _from_run(workdir, values["step"])
@@ -64,6 +71,7 @@ def main(argv: Sequence[str]) -> None:
         "config": json.loads(trained.config.to_json_best_effort()),
         "weights": weights,
         "split": split,
+        **learning.features_facts(trained.system, data, trained.params),
     }
     for part in ("runtime", "optim", "guard"):  # how a run is carried out changes no feature
         facts["config"].pop(part, None)
@@ -80,8 +88,8 @@ def _check(values: Any, takes_config: bool) -> None:
         raise UserError("--out is missing: the directory of the features")
     if is_remote(storage(values["out"])):
         raise UserError("--out must be a directory that is mounted; copy it from there")
-    if takes_config == bool(values["workdir"]) or takes_config != bool(values["weights"]):
-        raise UserError("give --workdir, or both --config and --weights; see --help")
+    if takes_config == bool(values["workdir"]) or (values["weights"] and not takes_config):
+        raise UserError("give --workdir, or --config with --weights or config.init; see --help")
     if values["split"] not in ("", "train", "test"):
         raise UserError(f"--split {values['split']!r} is neither train nor test")
     if values["shard"] and (not values["shard"].isdigit() or int(values["shard"]) < 1):
@@ -95,6 +103,26 @@ def _from_run(workdir: Any, which: str) -> tuple[Trained, dict[str, Any]]:
     files = json.dumps(checkpoints.facts(trained.step)["files"], sort_keys=True)
     checkpoints.close()
     return trained, {"step": trained.step, "sha256": hashlib.sha256(files.encode()).hexdigest()}
+
+
+def _from_config(config: Any, weights: str) -> tuple[Trained, dict[str, Any]]:
+    """The model of a config with the parameters of a file, else those that training starts from.
+
+    Raises:
+      UserError: neither is given, or they do not fit.
+    """
+    if weights:
+        return _from_weights(config, Path(weights))
+    if not initial.given(config.init):
+        raise UserError("config.init names no weights to start from: give it some, or --weights")
+    system, mesh = systems.build(config), make_mesh(config.runtime.mesh)
+    layout = lay_out(system, config, mesh)
+    fit = initial.check(system, layout, config.init)
+    if cluster.primary():
+        print(initial.describe(fit), flush=True)
+    params = initial.params(system, layout, config.init, jax.random.key(config.seed))
+    trained = Trained(config, system, params, layout.placed.params, mesh, 0)
+    return trained, {"init": config.init.to_dict()}
 
 
 def _from_weights(config: Any, path: Path) -> tuple[Trained, dict[str, Any]]:

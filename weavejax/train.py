@@ -21,7 +21,7 @@ import jax
 
 from weavejax import systems
 from weavejax.data.pipeline import train_batches
-from weavejax.runs import assemble, evaluation, initial, results, sweep
+from weavejax.runs import assemble, evaluation, initial, learning, results, sweep
 from weavejax.runs.session import Session
 from weavejax.runtime import cli, cluster, manifest, sharding
 from weavejax.runtime.checkpoint import Checkpoints
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
     # 2. Data: rendered or found, by process 0 first; opened, described.
     watchdog.data()
-    data = cluster.primary_first("data", lambda: assemble.open_data(config, workdir))
+    data = cluster.primary_first("data", lambda: learning.open_learning(system, config, workdir))
     watchdog.phase()
     say("\n".join(filter(None, (data.describe(), data.missing()))))
 
@@ -100,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
             say(f"resumed from the checkpoint of step {int(state.step)}")
         else:
             state = jax.block_until_ready(initial.state(system, layout, config.init, key))
+        learning.check_networks(data, state.params)
 
     # 5. What happens between steps.
     evaluate = evaluation.make_evaluation(system, config, data, layout.placed.params, mesh)
@@ -120,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
     # 6. Train.
     with train_batches(
         data.train,
-        data.spec,
+        data.train_spec,
         data.tokenizer,
         batch=config.batch,
         seed=config.seed,
@@ -139,9 +140,8 @@ def main(argv: Sequence[str]) -> None:
 
     # 7. Results.
     reports = None
-    if not stopped:
-        with contextlib.suppress(Stopped):
-            reports, _ = evaluate(evaluated_params(state), session.stopping)
+    with contextlib.suppress(Stopped):
+        reports = None if stopped else evaluate(evaluated_params(state), session.stopping)[0]
     if reports and cluster.primary():
         about = {"config": arguments.config_name, "seed": config.seed, "step": int(state.step)}
         about |= {"data": data.describe(), "best checkpoint": f"step {checkpoints.best_step()}"}

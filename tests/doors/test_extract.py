@@ -2,15 +2,16 @@
 
 import json
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
 
 from weavejax import extract
-from weavejax.data.features import feature_batches, open_features
+from weavejax.data.features import FeatureClips, FeatureSpec, open_features
 from weavejax.data.order import record_order
-from weavejax.data.pipeline import eval_batches
+from weavejax.data.pipeline import eval_batches, train_batches
 from weavejax.errors import UserError
 from weavejax.runs import assemble
 from weavejax.runs.restore import restore
@@ -110,7 +111,7 @@ def test_features_of_something_else_are_not_mixed_in(model, features):
     command = ["--workdir", str(model[0]), "--out", str(features), "--shard", "1"]
     with pytest.raises(UserError, match=r"holds features of another .*split"):
         extract.main([*command, "--split", "test"])
-    with pytest.raises(UserError, match="holds features of another weights"):
+    with pytest.raises(UserError, match=r"holds features of another .*weights"):
         extract.main([*command, "--step", "6"])
 
 
@@ -135,25 +136,31 @@ def test_parameters_of_a_file_give_the_same(model, features, tmp_path, world):
         assert words in str(caught.value)
 
 
-def test_batches_of_features_come_in_the_order_of_training(features):
+def test_batches_of_features_come_in_the_order_of_training(features, tmp_path):
     source = open_features(features)
-    batches = feature_batches(source, batch=6, seed=3)
-    first = [next(batches) for _ in range(5)]
+    arrays = tuple((name, (WIDTH,)) for name in ("video", "audio", "text"))
+    how = {"batch": 6, "seed": 3, "cache_dir": tmp_path}
+    learnt = partial(train_batches, FeatureClips(source), FeatureSpec(arrays), None, **how)
+    with learnt() as batches:
+        first = [next(batches) for _ in range(5)]
     order = record_order(24, 3)
     assert [int(i) for b in first for i in b["index"]] == [int(order[k]) for k in range(30)]
     assert first[0]["video"].shape == (6, WIDTH)
     np.testing.assert_array_equal(first[2]["text"][4], source[int(first[2]["index"][4])]["text"])
-    resumed = next(feature_batches(source, batch=6, seed=3, start_step=3, rows=(1, 4)))
+    with learnt(start_step=3, rows=(1, 4)) as batches:
+        resumed = next(batches)
     for name, array in resumed.items():
         np.testing.assert_array_equal(array, first[3][name][[1, 4]])
+    assert not list(tmp_path.iterdir())  # what is on disk is not kept again
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "--out is missing"),
-        (["--out", "x"], "give --workdir, or both --config and --weights"),
-        (["--out", "x", "--weights", "y"], "give --workdir, or both --config and --weights"),
+        (["--out", "x"], "give --workdir, or --config with --weights or config.init"),
+        (["--out", "x", "--weights", "y"], "give --workdir, or --config with --weights"),
+        (["--out", "x", "--config", "configs/gram.py:smoke"], "config.init names no weights"),
         (["--out", "x", "--workdir", "y", "--split", "val"], "--split 'val' is neither train nor"),
         (["--out", "x", "--workdir", "y", "--shard", "no"], "--shard 'no' is not a number"),
         (["--out", "s3://x", "--workdir", "y"], "--out must be a directory that is mounted"),

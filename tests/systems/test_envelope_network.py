@@ -401,3 +401,33 @@ def test_a_mesh_gives_the_loss_of_one_device(envelope):
     np.testing.assert_allclose(one, many, rtol=1e-5)
     for name, pair in told.items():
         np.testing.assert_allclose(pair, retold[name], rtol=1e-5, err_msg=name)
+
+
+def test_the_loss_of_extracted_features_is_that_of_the_clips():
+    config = full()
+    config.model.frozen = True
+    system = systems.build(config)
+    config.inputs.kind = "latents"
+    latent = systems.build(config)
+    assert set(latent.flops) == {"envelope"}
+    assert system.latents.key == latent.latents.key
+    params = jax.jit(system.init)(jax.random.key(0))
+    batch = sounding(system, missing=0.3)
+    features = jax.device_get(jax.jit(system.features)(params, batch))
+    spec = latent.train_spec
+    assert {n: (x.shape, x.dtype) for n, x in features.items()} == {
+        name: (leaf.shape, leaf.dtype) for name, leaf in spec.items()
+    }
+    loss = jax.jit(lambda batch: system.loss(params, batch, *ARGUMENTS)[0])
+    wanted = float(loss(batch))
+    assert float(loss(features)) == pytest.approx(wanted, rel=1e-5)
+    for name in ("frames", "levels", "onsets"):
+        other = {**features, name: np.roll(features[name], 1, axis=0)}
+        assert abs(float(loss(other)) - wanted) > 1e-5 * wanted, name
+
+
+def test_a_tower_that_learns_cannot_be_run_once():
+    config = tiny()
+    config.inputs.kind = "latents"
+    with pytest.raises(UserError, match="the system trains all that they would come from"):
+        systems.build(config)

@@ -1,18 +1,22 @@
-"""What frozen encoders gave for every clip, kept on disk: records, reading them, batches of them.
+"""What frozen networks gave for every clip, kept on disk: records, reading them, learning from them.
 
 A directory holds one split: ArrayRecord shards that any TFDS reader opens, and `manifest.json` that
-says by what they were made and of what. Record k belongs to record k of the source.
+says by what they were made and of what. Record k belongs to record k of the source. `FeatureClips` and
+`FeatureSpec` put them into the pipeline in the place of clips: same order, same replacements.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tokenizers import Tokenizer
 
-from weavejax.data.order import record_order
+from weavejax.data.clip import Clip, DecodeError
+from weavejax.data.recipe import Example, Field
 from weavejax.errors import UserError
 
 NAME, SPLIT, MANIFEST = "features", "clips", "manifest.json"  # "all" means something to TFDS
@@ -35,6 +39,17 @@ def feature_record(arrays: Mapping[str, tuple[int, ...]]) -> tfds.features.Featu
     return tfds.features.FeaturesDict(fields)
 
 
+@dataclass(frozen=True)
+class FeatureClip(Clip):
+    """A clip of which only its features are at hand.
+
+    Attributes:
+      arrays: as `FeatureSource` gives them.
+    """
+
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
 class FeatureSource:
     """The features of one split; see `open_features`. Picklable.
 
@@ -53,9 +68,19 @@ class FeatureSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """`<modality>` float32, `<modality>_mask` bool and `valid` bool of record `index`."""
+        """`<name>` float32, `<name>_mask` bool and `valid` bool of record `index`."""
+        return dict(self.clip(index).arrays)
+
+    def clip(self, index: int) -> FeatureClip:
+        """Record `index` with its id and texts."""
         record = self._all.deserialize_example_np(self._records[index])
-        return {name: np.asarray(value) for name, value in record.items() if name not in TEXTS}
+        name, captions, subtitle = (record.pop(each) for each in TEXTS)
+        return FeatureClip(
+            name.decode(),
+            captions=tuple(caption.decode() for caption in captions),
+            subtitle=subtitle.decode(),
+            arrays={each: np.asarray(value) for each, value in record.items()},
+        )
 
     def id(self, index: int) -> str:
         """The id of the clip of record `index`."""
@@ -92,32 +117,83 @@ def open_features(directory: str | Path) -> FeatureSource:
     return FeatureSource(records, builder.info.features, manifest)
 
 
-def feature_batches(
-    source: FeatureSource,
-    *,
-    batch: int,
-    seed: int,
-    start_step: int = 0,
-    rows: Sequence[int] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Training batches without end, in the very order of `data.pipeline.train_batches`.
+class FeatureClips:
+    """Features as a source of clips (`weavejax.data.clip.Source`), for `FeatureSpec`.
 
-    Args:
-      source: the features.
-      batch: global batch size, B.
-      seed: of the order.
-      start_step: the first step: resuming is starting here.
-      rows: the rows of each global batch that this process holds (b of them); default all.
-
-    Yields:
-      The arrays of the records, stacked, and `index` int32 [b].
+    Attributes:
+      networks: first name of parameters → digest, of what made them.
     """
-    order = record_order(len(source), seed)
-    mine = tuple(range(batch) if rows is None else rows)
-    step = start_step
-    while True:
-        index = [int(order[step * batch + row]) for row in mine]
-        records = [source[each] for each in index]
-        stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
-        yield stacked | {"index": np.asarray(index, np.int32)}
-        step += 1
+
+    def __init__(self, source: FeatureSource) -> None:
+        self._source = source
+        self.networks: dict[str, str] = source.manifest["networks"]
+        self.fingerprint = source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Clip:
+        """Reads the features of clip `index`."""
+        return self._source.clip(index)
+
+    def id(self, index: int) -> str:
+        """The id of the clip."""
+        return self._source.id(index)
+
+    def text(self, index: int) -> tuple[tuple[str, ...], str]:
+        """The captions and the subtitle of the clip."""
+        return self._source.text(index)
+
+    def captions(self) -> Sequence[str]:
+        """Every caption, in order."""
+        return self._source.captions()
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """From a record of features to an example; nothing is drawn (`weavejax.data.recipe`).
+
+    Attributes:
+      arrays: name and shape of each.
+    """
+
+    arrays: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def stored(self) -> dict[str, Field]:
+        """Nothing: they are on disk as they are."""
+        return {}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """See `weavejax.data.recipe`."""
+        return {"arrays": self.arrays}
+
+    def decode(self, clip: Clip) -> dict[str, Any]:
+        """`<name>` float32 and `<name>_mask` bool; raises DecodeError of a clip that was unreadable."""
+        assert isinstance(clip, FeatureClip)
+        if not clip.arrays["valid"]:
+            raise DecodeError("it could not be read when its features were made")
+        return {name: clip.arrays[name] for name in self.empty()}
+
+    def sample(
+        self,
+        decoded: Mapping[str, Any],
+        captions: tuple[str, ...],
+        subtitle: str,
+        tokenizer: Tokenizer | None,
+        rng: np.random.Generator | None,
+    ) -> Example:
+        """What was decoded, whatever the chance."""
+        del captions, subtitle, tokenizer, rng
+        return dict(decoded)
+
+    def wear(self, example: Example, record: int) -> Example:
+        """As it is."""
+        del record
+        return example
+
+    def empty(self) -> Example:
+        """An example with everything missing."""
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in self.arrays}
+        return {**arrays, **{f"{name}_mask": np.array(False) for name in arrays}}

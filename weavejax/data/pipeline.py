@@ -261,7 +261,7 @@ class _Evaluation:
 
 
 def _cache(directory: str | Path, source: Source, spec: Recipe) -> DecodedCache | None:
-    if not str(directory):
+    if not str(directory) or not spec.stored:
         return None
     return DecodedCache(directory, source.fingerprint, spec, len(source))
 

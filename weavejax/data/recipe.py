@@ -34,7 +34,10 @@ class Recipe(Protocol):
 
     @property
     def stored(self) -> Mapping[str, Field]:
-        """The arrays that `decode` gives, by name; each has a bool `<name>_mask` beside it."""
+        """The arrays that `decode` gives, by name; each has a bool `<name>_mask` beside it.
+
+        None where what it gives is on disk as it is: nothing is kept again.
+        """
         ...
 
     @property

@@ -38,6 +38,7 @@ class Data:
       spec: how a clip becomes an example.
       tokenizer: of captions and subtitles; None where the examples have no text.
       cache: directory of decoded clips; "" = none.
+      learnt: how a training clip becomes one, where not as `spec` says (`runs.learning`).
     """
 
     train: Source
@@ -46,6 +47,12 @@ class Data:
     spec: Recipe
     tokenizer: Tokenizer | None
     cache: str
+    learnt: Recipe | None = None
+
+    @property
+    def train_spec(self) -> Recipe:
+        """How a training clip becomes an example."""
+        return self.learnt or self.spec
 
     @property
     def vocabulary(self) -> str:
@@ -75,7 +82,11 @@ def gallery_facts(source: Source) -> dict[str, Any]:
     return {"evaluation clips": len(ids), "sha256 of the evaluation clips' ids": digest}
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {"clips": ExampleSpec, "moments": MomentSpec}
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "clips": ExampleSpec,
+    "moments": MomentSpec,
+    "latents": MomentSpec,  # of clips: what training learns from is the affair of `runs.learning`
+}
 
 
 def recipe(config: Any) -> Recipe:

@@ -1,4 +1,4 @@
-"""Running frozen encoders once over a split and keeping what they give, shard by shard.
+"""Running frozen networks once over a split and keeping what they give, shard by shard.
 
 All processes of a job compute every batch together, each decoding its own rows; the shards are
 written in turn. A shard that is there is not computed again.

@@ -93,7 +93,7 @@ class Session:
             self._terminal.say(f"unreadable clip {name}: another takes its place; see broken.jsonl")
         wishes = (self._stop.asked, self._checkpoints.wanted(), self._checkpoints.saving())
         rows = np.tile(np.asarray(wishes, np.int32), (len(self._mesh.local_devices), 1))
-        placed = put_batch({n: batch[n] for n in self._system.batch_spec}, self._batch_place)
+        placed = put_batch({n: batch[n] for n in self._system.train_spec}, self._batch_place)
         return placed, jax.make_array_from_process_local_data(self._wish_place, rows)
 
     def after(self, step: int, told: Told) -> None:

@@ -25,7 +25,7 @@ class Trainable(Protocol):
     """What the runtime needs of a system (`weavejax.systems.base.System`)."""
 
     @property
-    def batch_spec(self) -> Mapping[str, jax.ShapeDtypeStruct]: ...
+    def train_spec(self) -> Mapping[str, jax.ShapeDtypeStruct]: ...
     @property
     def init(self) -> Callable[[Array], Any]: ...
     @property
@@ -200,7 +200,7 @@ def abstract_inputs(
     data = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=data)
-        for name, leaf in system.batch_spec.items()
+        for name, leaf in system.train_spec.items()
     }
     wishes = jax.ShapeDtypeStruct(
         (mesh.size, len(WISHES)), jnp.int32, sharding=wishes_sharding(mesh)

@@ -6,6 +6,7 @@ from typing import Any
 
 from weavejax.errors import UserError
 from weavejax.systems.base import System
+from weavejax.systems.latents import KIND
 from weavejax.systems.lora import adapt
 
 Builder = Callable[[Any], System]
@@ -27,8 +28,14 @@ SYSTEMS: dict[str, Builder] = {
 
 
 def build(config: Any) -> System:
-    """The system that `config.system` names, built for `config`."""
+    """The system that `config.system` names, built for `config`.
+
+    Raises:
+      UserError: there is none, or it cannot be built so.
+    """
     if config.system not in SYSTEMS:
         raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
     system = SYSTEMS[config.system](config)
+    if config.inputs.get("kind") == KIND and system.latents is None:
+        raise UserError(f"inputs.kind {KIND!r}: the system trains all that they would come from")
     return adapt(system, config.lora) if "lora" in config else system

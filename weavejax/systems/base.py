@@ -85,19 +85,37 @@ class Generator:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """Training on what `System.features` gave, kept by `weavejax.extract`, in the place of clips.
+
+    Attributes:
+      chosen: whether the config asks for it.
+      spec: shape and type of every array of a global batch of training then: those of `features`.
+      parts: first names of the parameters that make them; a model must hold the very same.
+      key: what of the config they depend on, in JSON's types.
+    """
+
+    chosen: bool
+    spec: Mapping[str, jax.ShapeDtypeStruct]
+    parts: tuple[str, ...]
+    key: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class System:
     """Pure functions; the train step, checkpoints, guard and launch never change with the system.
 
     Attributes:
       name: as in `SYSTEMS`.
-      batch_spec: shape and type of every array of a global batch.
+      batch_spec: shape and type of every array of a global batch of clips.
       init: key → parameters, a nested dict.
       loss: (params, batch, key, step) → (loss [], metrics as (sum, weight) pairs). The step is an
         argument because losses may follow a schedule.
       embed: (params, batch) → named arrays with a leading batch dimension; no randomness.
-      features: (params, batch) → what the frozen encoders give, pooled, before anything that is
-        trained on top of them: float32 [B, width] by modality, with presence masks [B]. None where
-        a system has no such place.
+      features: (params, batch) → what the frozen networks give, before anything that is trained on
+        top of them: float32 [B, ...] by name, each with a presence mask bool [B]. None where a
+        system has no such place.
+      latents: how it trains on those; None where it cannot.
       second_stage: reranks what the first search found; None where a system has none.
       generator: makes sound from controls; None where a system makes none.
       told: further evaluators, of what `embed` makes where a batch holds, as `told_<name>`, the arrays
@@ -126,6 +144,7 @@ class System:
     flops: Mapping[str, float]
     headline: str
     features: Callable[[Params, Batch], dict[str, Array]] | None = None
+    latents: Latents | None = None
     second_stage: SecondStage | None = None
     generator: Generator | None = None
     told: Mapping[str, Callable[[Mapping[str, np.ndarray]], Report]] = field(default_factory=dict)
@@ -134,6 +153,11 @@ class System:
         default_factory=dict
     )
     copies: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def train_spec(self) -> Mapping[str, jax.ShapeDtypeStruct]:
+        """Shape and type of every array of a global batch of training."""
+        return self.latents.spec if self.latents and self.latents.chosen else self.batch_spec
 
 
 def origin(path: str, copies: Mapping[str, str]) -> str | None:

@@ -34,8 +34,9 @@ from weavejax.metrics.report import Report, measured_report
 from weavejax.models import envelope_net, vit
 from weavejax.models.envelope_net import EnvelopeNet, EnvelopeNetConfig
 from weavejax.ops.rms import FRAME, HOP, rms_frames
-from weavejax.systems.base import Batch, Metrics, Params, System, never, under
+from weavejax.systems.base import Batch, Latents, Metrics, Params, System, never, under
 from weavejax.systems.encoders import Tower, make_tower
+from weavejax.systems.latents import make_latents
 from weavejax.systems.onset import detection_report, frame_labels
 
 RATE = 16_000  # Hz of the sound whose level is predicted
@@ -115,7 +116,10 @@ def build(config: Any) -> System:
     if net.onset:
         spec |= {"onsets": ((inputs.onsets,), jnp.float32), "onsets_mask": ((), jnp.bool_)}
         evaluators["onsets"] = partial(detection_report, inputs.fps, known="onsets_known")
-    vision = network.vision
+    vision, flops = network.vision, {"envelope": envelope_net.flops(net)}
+    latents = _latents(network, config) if vision and network.frozen else None
+    if vision and not (latents and latents.chosen):
+        flops["vision"] = net.frames * vision.flops(0)
     return System(
         name="envelope",
         batch_spec={
@@ -130,10 +134,9 @@ def build(config: Any) -> System:
             *under("envelope", envelope_net.rules(net)),
         ),
         evaluators=evaluators,
-        flops={
-            **({"vision": net.frames * vision.flops(0)} if vision else {}),
-            "envelope": envelope_net.flops(net),
-        },
+        flops=flops,
+        features=partial(_given, network, key=None) if latents else None,
+        latents=latents,
         frozen=(lambda path: path.startswith("vision/")) if network.frozen else never,
         resize={r"^vision/position$": vit.resize_position},
         headline=HEADLINE,
@@ -190,6 +193,19 @@ def _network(config: Any) -> Network:
     )
 
 
+def _latents(network: Network, config: Any) -> Latents:
+    """How the network trains on what a frozen tower saw, and on levels."""
+    net = network.net
+    arrays: dict[str, tuple[int, ...]] = {
+        "frames": (net.frames, net.features),
+        "levels": (net.steps,),
+    }
+    if net.onset:
+        arrays["onsets"] = (config.inputs.onsets,)
+    sections = {"model": ("features", "vision", "pool", "cell"), "loss": ("smoothing",)}
+    return make_latents(config, arrays, ("vision",), sections)
+
+
 def _width(tower: Tower, pool: str, size: int) -> int:
     """Of the features that a tower gives for a frame."""
     if pool != "patches":
@@ -229,6 +245,26 @@ def _features(network: Network, params: Params, video: Array, key: Array | None)
     if network.cell:
         found.append(changes(video, network.cell))
     return jnp.concatenate([each.astype(jnp.float32) for each in found], axis=-1)
+
+
+def _given(
+    network: Network, params: Params, batch: Batch, *, key: Array | None
+) -> dict[str, Array]:
+    """What is trained on: float32, each with a mask bool [B]; `key` as in `_features`.
+
+    Returns:
+      `frames` [B, T, features]; `levels` [B, steps], see `target_levels`; with an onset head `onsets`
+      [B, K], seconds.
+    """
+    found = {
+        "frames": _features(network, params, batch["video"], key),
+        "frames_mask": batch["video_mask"],
+        "levels": target_levels(batch["sound"], network.smoothing),
+        "levels_mask": batch["sound_mask"],
+    }
+    if network.net.onset:
+        found |= {name: batch[name] for name in ("onsets", "onsets_mask")}
+    return found
 
 
 def _encode(network: Network, tower: Tower, params: Any, video: Array, key: Array | None) -> Array:
@@ -281,18 +317,20 @@ def _loss(
     key: Array,
     step: Array,
 ) -> tuple[Array, Metrics]:
+    """Of a batch of clips, or of what `_given` made of one."""
     del step
     tower_key, net_key = jax.random.split(key)
-    known = batch["video_mask"] & batch["sound_mask"]
+    given = batch if "frames" in batch else _given(network, params, batch, key=tower_key)
+    known = given["frames_mask"] & given["levels_mask"]
     apply: Any = EnvelopeNet(network.net).apply
     found = apply(
         {"params": params["envelope"]},
-        _features(network, params, batch["video"], tower_key),
+        given["frames"],
         deterministic=False,
         known=known,
         rngs={"dropout": net_key},
     )
-    codes = quantise(target_levels(batch["sound"], network.smoothing), *network.levels)
+    codes = quantise(given["levels"], *network.levels)
     table = target_table(network.net.classes, config.reach, config.sigma)
     targets = jnp.asarray(table)[codes]
     entropy = -(targets * jax.nn.log_softmax(found["envelope"], axis=-1)).sum(-1)
@@ -307,7 +345,7 @@ def _loss(
         "classes within 5 %": (100.0 * jnp.where(away <= 5, weight, 0.0).sum(), count),
     }
     if network.net.onset:
-        onset, metrics["loss/onset"] = _onset_loss(found["onset"], batch, known, fps)
+        onset, metrics["loss/onset"] = _onset_loss(found["onset"], given, known, fps)
         loss += config.onset * onset
     return loss, metrics | {"loss": (loss * count, count)}
 

@@ -36,6 +36,7 @@ from weavejax.metrics.report import Report, Table, measured_report
 from weavejax.metrics.response import measure_gain, measure_lag, measure_skill
 from weavejax.models import vit
 from weavejax.systems.base import Batch, Metrics, Params, System
+from weavejax.systems.folai_features import extract, known_sound, training_latents
 from weavejax.systems.folai_generation import check_sampling, guided, make_generator, make_latents
 from weavejax.systems.folai_networks import COPIES, Networks
 
@@ -72,6 +73,11 @@ def build(config: Any) -> System:
         }
     else:
         evaluators["denoising"] = _denoising_report
+    flops, latents = networks.flops(), None
+    if networks.control:
+        latents = training_latents(networks, config)
+        if latents.chosen:  # what is kept is not computed again
+            flops = {part: count for part, count in flops.items() if part not in latents.parts}
     return System(
         name="folai",
         batch_spec=_batch_spec(networks, config.batch),
@@ -80,13 +86,15 @@ def build(config: Any) -> System:
         embed=partial(_embed if networks.control else _embed_base, networks, config.sample),
         rules=networks.rules(),
         evaluators=evaluators,
-        flops=networks.flops(),
+        flops=flops,
         headline=HEADLINES[config.model.stage],
         generator=make_generator(networks, config.sample) if networks.control else None,
         told={"predicted": partial(_control_report, rate, "predicted", "that was predicted")},
         frozen=networks.frozen,
         resize={r"^vision/position$": vit.resize_position},
         copies=COPIES,
+        features=partial(extract, networks) if networks.control else None,
+        latents=latents,
     )
 
 
@@ -106,32 +114,34 @@ def _batch_spec(networks: Networks, batch: int) -> dict[str, jax.ShapeDtypeStruc
     }
 
 
-def _known(batch: Batch) -> Array:
-    """Sound [B, S, C], silent where a clip has none, so that nothing can overflow."""
-    return jnp.where(batch["sound_mask"][:, None, None], batch["sound"], 0.0)
-
-
 def _loss(
     networks: Networks, config: Any, params: Params, batch: Batch, key: Array, step: Array
 ) -> tuple[Array, Metrics]:
-    """The v-objective on latents, over the clips that have sound."""
+    """The v-objective on latents, over clips with sound; a batch of clips, or of `extract`'s arrays."""
     del step
     keys = jax.random.split(key, 5)
-    sound = networks.prepared(_known(batch))
-    if networks.flip:
-        # Upside down sounds the same.
-        flipped = jax.random.bernoulli(keys[0], 0.5, (len(sound), 1, 1))
-        sound = jnp.where(flipped, -sound, sound)
-    asked = noised(keys[1], networks.encode(params, sound, keys[2]), TIMES[config.times])
-    request = {**batch, "envelope": networks.envelope(sound)} if networks.control else batch
+    request = batch if "latent" in batch else _heard(networks, params, batch, keys[0])
+    clean = networks.drawn(request["latent"], keys[2])
+    asked = noised(keys[1], clean, TIMES[config.times])
     window = plan_windows(networks.latents, networks.latents, 0)
     condition = networks.conditions(params, request, window, key=keys[3])
-    keep = draw_kept(keys[4], len(sound), dict(config.drop))
+    keep = draw_kept(keys[4], len(clean), dict(config.drop))
     condition = {**condition, **{dial: keep[dial] for dial in keep if dial in condition}}
     predicted = networks.velocity(params, asked.x, asked.time, condition)
-    known = batch["sound_mask"].astype(jnp.float32)
+    known = request["latent_mask"].astype(jnp.float32)
     total, weight = denoising_loss(predicted, asked.target, weight=known)
     return total / jnp.maximum(weight, 1.0), {"loss": (total, weight)}
+
+
+def _heard(networks: Networks, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+    """A batch of clips with what the encoder says of its sound and, for a control, the envelope."""
+    sound = networks.prepared(known_sound(batch))
+    if networks.flip:
+        # Upside down sounds the same.
+        flipped = jax.random.bernoulli(key, 0.5, (len(sound), 1, 1))
+        sound = jnp.where(flipped, -sound, sound)
+    found = {**batch, "latent": networks.told(params, sound), "latent_mask": batch["sound_mask"]}
+    return found | ({"envelope": networks.envelope(sound)} if networks.control else {})
 
 
 def _keys(count: int) -> Array:
@@ -157,7 +167,7 @@ def _embed(networks: Networks, config: Any, params: Params, batch: Batch) -> dic
     told = [batch[name] for name in ("told_envelope",) if name in batch]
     names = (*SOUNDS[:-1], *["predicted"] * len(told), SOUNDS[-1])
     count, sounds = len(batch["text"]), len(names)
-    truth = networks.prepared(_known(batch))
+    truth = networks.prepared(known_sound(batch))
     envelope = networks.envelope(truth)
     window = plan_windows(networks.latents, networks.latents, 0)
     once = networks.conditions(params, {**batch, "envelope": envelope}, window)
@@ -194,7 +204,7 @@ def _embed_base(networks: Networks, config: Any, params: Params, batch: Batch) -
       `uncontrolled` and `truth` float32 [B, S]; `error`, mean squared error of v, and `power`, mean
       square of v, over the times `LEVELS`, float32 [B]; `known` bool [B].
     """
-    truth = networks.prepared(_known(batch))
+    truth = networks.prepared(known_sound(batch))
     window = plan_windows(networks.latents, networks.latents, 0)
     condition = networks.conditions(params, batch, window)
     count, times = len(truth), jnp.asarray(LEVELS)

@@ -166,23 +166,35 @@ class Networks:
           sound: S a multiple of the hop.
           key: of samples, which only the parity profile takes; None = means.
         """
+        return self.drawn(self.told(params, sound), key)
+
+    def told(self, params: Params, sound: Array) -> Array:
+        """What the encoder says of sound [B, S, C]: float32 [B, K, T, latent].
+
+        K is 1 for means; 2 in the parity profile, means and deviations.
+        """
         found = oobleck.encode(params["oobleck"], self.oobleck, split_batch(sound))
+        both = (found.mean, found.deviation) if self.profile == "parity" else (found.mean,)
+        return jnp.stack(both, axis=1)
+
+    def drawn(self, told: Array, key: Array | None) -> Array:
+        """Latents [B, T, latent] of what `told` says, scaled; `key` as in `encode`."""
         if key is None or self.profile != "parity":
-            return found.mean * self.scale
-        return found.sample(key) * self.scale
+            return told[:, 0] * self.scale
+        mean, deviation = told[:, 0], told[:, 1]
+        return (mean + deviation * jax.random.normal(key, mean.shape)) * self.scale
 
     def encode_envelope(self, params: Params, envelope: Array, key: Array | None = None) -> Array:
         """Latents of envelopes [B, S, C], the control [B, T, latent].
 
         `key` as in `encode`; None takes in the parity profile the same sample for every window.
         """
-        found = oobleck.encode(params["oobleck"], self.oobleck, split_batch(envelope))
-        if self.profile != "parity":
-            return found.mean * self.scale
-        if key is not None:
-            return found.sample(key) * self.scale
-        noise = jax.random.normal(jax.random.key(0), (1, *found.mean.shape[1:]))
-        return (found.mean + found.deviation * noise) * self.scale
+        told = self.told(params, envelope)
+        if key is not None or self.profile != "parity":
+            return self.drawn(told, key)
+        mean, deviation = told[:, 0], told[:, 1]
+        noise = jax.random.normal(jax.random.key(0), (1, *mean.shape[1:]))
+        return (mean + deviation * noise) * self.scale
 
     def envelope(self, sound: Array) -> Array:
         """Envelope [B, S, C] of sound, as `dials.when.conditioning_curve` makes those of controls."""
@@ -193,8 +205,8 @@ class Networks:
         sound = oobleck.decode(params["oobleck"], self.oobleck, split_batch(latents / self.scale))
         return sound.astype(jnp.float32)
 
-    def seen(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
-        """What text and frames say, as tokens of cross-attention; zeros for what a clip lacks.
+    def pooled(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
+        """What the towers say of text and frames, whether a clip has them or not.
 
         Args:
           params: of the system.
@@ -203,23 +215,39 @@ class Networks:
           key: of dropout; None = none.
 
         Returns:
-          `meaning` [B, 1, cross_width], `frames` [B, F, cross_width].
+          `meaning` float32 [B, width], `frames` float32 [B, F, width], and their masks bool [B].
         """
         inputs = self.text.prepare(batch["text"])
         said = _apply(self.text, params["text"], inputs, key, joint=bool(self.joint))
         # CLAP's embeddings lie on a sphere; a tower that learns with the rest may say how much.
         pooled = _unit(said) if self.joint else self.text.pool(said, *inputs)
-        found = {"meaning": _project(params["project_meaning"], pooled)[:, None]}
+        found = {"meaning": pooled.astype(jnp.float32), "meaning_mask": batch["text_mask"]}
         if self.vision:
             video = batch["video"]
             frames = self.vision.prepare(video.reshape(-1, *video.shape[2:]))
             other = None if key is None else jax.random.fold_in(key, 1)
             pooled = self.vision.pool(_apply(self.vision, params["vision"], frames, other), *frames)
-            rows = _unit(pooled).reshape(*video.shape[:2], -1)
-            found["frames"] = _project(params["project_vision"], rows)
-        masks = {"meaning": "text_mask", "frames": "video_mask"}
+            found["frames"] = _unit(pooled).reshape(*video.shape[:2], -1)
+            found["frames_mask"] = batch["video_mask"]
+        return found
+
+    def seen(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
+        """What text and frames say, as tokens of cross-attention; zeros for what a clip lacks.
+
+        Args:
+          params: of the system.
+          batch: as `pooled` takes it, or what that gave.
+          key: of dropout; None = none.
+
+        Returns:
+          `meaning` [B, 1, cross_width], `frames` [B, F, cross_width].
+        """
+        said = batch if "meaning" in batch else self.pooled(params, batch, key)
+        found = {"meaning": _project(params["project_meaning"], said["meaning"])[:, None]}
+        if self.vision:
+            found["frames"] = _project(params["project_vision"], said["frames"])
         return {
-            name: jnp.where(batch[masks[name]][:, None, None], tokens, 0.0)
+            name: jnp.where(said[f"{name}_mask"][:, None, None], tokens, 0.0)
             for name, tokens in found.items()
         }
 
@@ -242,7 +270,8 @@ class Networks:
 
         Args:
           params: of the system.
-          request: as `seen` takes it; `envelope` [B, length · hop, C], where there is a control.
+          request: as `seen` takes it; where there is a control, `envelope` [B, length · hop, C], or
+            of one window what `told` says of it, `envelope_latent` [B, K, T, latent].
           windows: over the clips.
           key: of dropout and samples; None = none.
 
@@ -266,11 +295,14 @@ class Networks:
             "what": jnp.ones(count, bool),
         }
         if self.control:
+            found["when"] = jnp.ones(count, bool)
+        if self.control and "envelope_latent" in request:
+            found["control"] = self.drawn(request["envelope_latent"], drawn)
+        elif self.control:
             envelope = request["envelope"]
             steps = envelope.reshape(len(envelope), windows.length, -1)
             pieces = cut(steps, windows).reshape(count, -1, self.channels)
             found["control"] = self.encode_envelope(params, pieces, drawn)
-            found["when"] = jnp.ones(count, bool)
         return found
 
     def velocity(

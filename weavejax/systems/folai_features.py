@@ -1,0 +1,67 @@
+"""What the frozen networks of Fol·AI's second stage give of a clip, and training on that alone.
+
+The autoencoder and the towers stay as they are, so what they say of a clip can be made once
+(`weavejax.extract`). Kept is the clip as evaluation takes it: its first caption, the middle of its
+frames, its sound the right way up. Latents are kept unscaled; in the parity profile with their
+deviations, so that every step draws samples of its own, as it would from the sound.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from weavejax.errors import UserError
+from weavejax.systems.base import Batch, Latents, Params
+from weavejax.systems.folai_networks import Networks
+from weavejax.systems.latents import KIND, make_latents
+
+# Entries of `config.model` that they depend on; a scale is put to latents afterwards.
+MODEL = ("profile", "normalise", "oobleck", "text", "vision")
+
+
+def known_sound(batch: Batch) -> Array:
+    """Sound [B, S, C], silent where a clip has none, so that nothing can overflow."""
+    return jnp.where(batch["sound_mask"][:, None, None], batch["sound"], 0.0)
+
+
+def extract(networks: Networks, params: Params, batch: Batch) -> dict[str, Array]:
+    """What the frozen networks give: float32, each with a presence mask bool [B].
+
+    Returns:
+      `latent` and `envelope_latent` [B, K, T, latent], see `Networks.told`; `meaning` [B, width]; and
+      `frames` [B, F, width] where there is a vision tower.
+    """
+    sound = networks.prepared(known_sound(batch))
+    return {
+        "latent": networks.told(params, sound),
+        "latent_mask": batch["sound_mask"],
+        "envelope_latent": networks.told(params, networks.envelope(sound)),
+        "envelope_latent_mask": batch["sound_mask"],
+        **networks.pooled(params, batch, None),
+    }
+
+
+def training_latents(networks: Networks, config: Any) -> Latents:
+    """How the second stage trains on what `extract` gave.
+
+    Raises:
+      UserError: the config asks for it, and for what only sound can have.
+    """
+    if config.inputs.kind == KIND and networks.flip:
+        raise UserError(
+            "model.flip turns sound upside down, and latents are kept of sound as it is: give "
+            "--config.model.flip=False"
+        )
+    kinds = 2 if networks.profile == "parity" else 1
+    latents = (kinds, networks.latents, networks.oobleck.latent)
+    arrays: dict[str, tuple[int, ...]] = {
+        "latent": latents,
+        "envelope_latent": latents,
+        "meaning": (networks.joint or networks.text.width,),
+    }
+    parts = ["oobleck", "text"]
+    if networks.vision:
+        arrays["frames"] = (networks.frames, networks.vision.width)
+        parts.append("vision")
+    return make_latents(config, arrays, parts, {"model": MODEL}, unused=("onsets",))
