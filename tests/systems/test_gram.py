@@ -139,7 +139,7 @@ def test_the_blend_falls_from_one_to_its_floor():
 def test_impossible_configs_are_refused_before_anything_compiles(change, words):
     with pytest.raises(UserError, match=words):
         systems.build(changed(**change))
-    with pytest.raises(UserError, match="is none of envelope, .*gram"):
+    with pytest.raises(UserError, match=r"is none of envelope, .*gram"):
         systems.build(tiny_gram(system="grma"))
 
 
