@@ -15,6 +15,10 @@ train() { # CONFIG RUN FLAGS…
     --config.seed="$seed" $FLAGS "${@:3}"
   touch "$place/$2/finished"
 }
+extract() { # CONFIG FEATURES FLAGS…
+  # shellcheck disable=SC2086
+  "$python" -m weavejax.extract --config "configs/$1" --out "$place/$2" $FLAGS "${@:3}"
+}
 evaluate() { # RUN, under what RUN predicts
   [[ -e $place/$1/predicted ]] && return
   "$python" -m weavejax.evaluate --workdir "$place/$1" --when "$place/$2"
@@ -29,7 +33,9 @@ for seed; do
   train envelope.py envelope
   train oobleck.py oobleck
   train folai.py:base base --config.init.parts.oobleck="$place/oobleck"
-  train folai.py folai --config.init.weights="$place/base"
+  [[ -e $place/folai/finished ]] || extract folai.py latents --config.init.weights="$place/base"
+  train folai.py folai --config.init.weights="$place/base" --config.model.flip=False \
+    --config.inputs.kind=latents --config.inputs.root="$place/latents"
   evaluate folai envelope
 done
 "$python" -m weavejax.evaluate --tables "$WORKDIR"
