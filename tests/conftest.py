@@ -5,13 +5,25 @@ import os
 
 import jax
 import pytest
-
-from weavejax.runtime import cli
+from jax._src import compiler
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+kept_or_compiled = compiler.compile_or_get_cached
+
+
+def compiled(backend, program, devices, options, callbacks, placed, *rest, **others):
+    """As JAX does it; programs for several devices are not kept, see `workdir.keep_compiled`."""
+    if devices.size > 1:
+        return compiler.backend_compile_and_load(backend, program, placed, options, callbacks)
+    return kept_or_compiled(backend, program, devices, options, callbacks, placed, *rest, **others)
+
+
+compiler.compile_or_get_cached = compiled
 
 
 def pytest_configure(config):
@@ -23,7 +35,7 @@ def pytest_configure(config):
     if config.option.markexpr == "bench":
         return
     flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0 {cli.IN_ORDER}"
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
     if getattr(config, "cache", None):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

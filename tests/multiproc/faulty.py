@@ -2,35 +2,21 @@
 
 FAULT="kind:step" takes effect in process FAULT_PROCESS (default 1) when that step is about to run:
 raise, sleep, and nan (the batch's sound becomes NaN for three steps). Without FAULT it is the door
-itself, but that it knows the system "toy", and that every process keeps its compiled programs, which
-JAX leaves to process 0: on CPU they differ between processes, and the tests start many jobs.
+itself, but that it knows the system "toy".
 """
 
 import os
 import sys
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import toy
-from jax._src import compiler, distributed
 
 from weavejax import systems, train
 from weavejax.runs.session import Session
 from weavejax.runtime import cli
 
-
-class AsFirst:
-    """JAX's global state, but for the number of this process."""
-
-    process_id = 0
-
-    def __getattr__(self, name):
-        return getattr(distributed.global_state, name)
-
-
-compiler.distributed = SimpleNamespace(global_state=AsFirst())
 KIND, _, STEP = os.environ.get("FAULT", "none:0").partition(":")
 honest = Session.before
 

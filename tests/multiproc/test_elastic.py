@@ -18,15 +18,14 @@ def test_any_number_of_processes_trains_alike(flags, whole, tmp_path, processes,
     assert_near_run(whole, tmp_path / "run")
 
 
-def test_a_second_start_on_several_devices_reads_its_programs_back(flags, tmp_path):
-    """Read back, collectives that are not told their order wait for one another."""
+def test_a_second_start_on_several_devices_does_not_hang(flags, tmp_path):
+    """It reads no program back: those for several CPU devices would wait for one another."""
     kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     mesh = ("--config.runtime.mesh.data=2", "--config.runtime.mesh.model=2", "--config.steps=4")
     for start in ("first", "second"):
         folder = tmp_path / start
         with Job(1, folder, *flags, *mesh, "--workdir", folder / "run", environment=kept) as job:
             assert job.wait(60) == [0], job.log(0)[-3000:]
-    assert list((tmp_path / "compiled").glob("jit_train_step-*"))
     assert_near_run(tmp_path / "first/run", tmp_path / "second/run")
 
 

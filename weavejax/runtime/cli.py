@@ -24,11 +24,6 @@ from ml_collections import config_dict, config_flags
 from weavejax.errors import UserError
 from weavejax.runtime import cluster
 
-# A program that was kept on disk runs its collectives side by side once it is read back, and on several
-# CPU devices each may wait for another for ever (jaxlib 0.10.2: every second start of a mesh of 2 × 2).
-# One after the other, the step is as fast.
-IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-
 
 class Arguments(NamedTuple):
     """A parsed command line.
@@ -48,9 +43,6 @@ def launch(main: Callable[[Sequence[str]], None]) -> None:
     """Runs a door's `main(argv)`; errors that users can mend become one line and exit status 2."""
     # Grain's worker processes refuse to start before absl's flags are parsed.
     flags.FLAGS.mark_as_parsed()
-    flags_of_xla = os.environ.get("XLA_FLAGS", "")
-    if IN_ORDER.split("=")[0] not in flags_of_xla:
-        os.environ["XLA_FLAGS"] = f"{flags_of_xla} {IN_ORDER}"
     # Our own lines are for users; Orbax and TFDS remark on what we chose, and print a page of
     # traceback for every failed save, which we report in a line. absl was there first.
     logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from weavejax.errors import UserError
@@ -58,7 +59,14 @@ def keep_compiled(directory: Storage) -> None:
 
     Of a run on an object store they go to `~/.cache/weavejax/compiled`. Whoever can write a program
     there can run it: the directory is its owner's. JAX_COMPILATION_CACHE_DIR names another one.
+
+    Nothing is kept of programs for several CPU devices: read back, they do not run their collectives in
+    the order in which they were compiled to, and wait for one another for ever (jaxlib 0.10.2).
     """
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # it may have been asked already
+        return
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         place = Path.home() / ".cache/weavejax" if is_remote(directory) else directory
         (place / "compiled").mkdir(parents=True, exist_ok=True, mode=0o700)
