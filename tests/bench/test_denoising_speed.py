@@ -1,6 +1,6 @@
 """Stable Audio's transformer against diffusers' in PyTorch, side by side in one run.
 
-pytest tests/bench/test_denoising.py -m bench -n 0 -s        # needs the parity extra
+pytest tests/bench/test_denoising_speed.py -m bench -n 0 -s        # needs the parity extra
 """
 
 import json
