@@ -135,7 +135,7 @@ def test_names_and_leftovers():
 
 
 def test_no_two_test_files_have_one_name():
-    """The folders of tests are no packages: pytest would import the first in the place of the second."""
+    """Their folders are no packages: pytest would import the first in the place of the second."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert not [name for name, count in names.items() if count > 1]
 
