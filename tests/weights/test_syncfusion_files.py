@@ -272,4 +272,7 @@ def test_a_run_on_clap_from_elsewhere_is_written_back_without_it(tmp_path, monke
     )
     nulls = [f"{start}blocks.2.blocks.0.blocks.0.weight" for start in STARTS]
     again = dict(open_safetensors(tmp_path / "b.safetensors"))
+    assert not [key for key in again if "word" in key]
+    for key in nulls:
+        np.testing.assert_array_equal(again[key], state[key] + 1)
     same(again, {**state, **{key: state[key] + 1 for key in nulls}})
