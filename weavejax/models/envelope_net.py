@@ -20,12 +20,13 @@ from weavejax.models.torch_names import (
     Shapes,
     Source,
     Table,
+    batch_norm,
     convert,
     dense,
     invert,
     shapes_of,
 )
-from weavejax.ops.batch_norm import MEAN, VARIANCE, BatchNorm
+from weavejax.ops.batch_norm import BatchNorm
 from weavejax.ops.transformer import Rule, fan_in
 
 WAYS = (("forward", ""), ("backward", "_reverse"))
@@ -206,15 +207,7 @@ def from_torch(state: Mapping[str, np.ndarray], config: EnvelopeNetConfig) -> di
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    counters = frozenset(key for key in state if key.endswith("num_batches_tracked"))
-    return convert(
-        state,
-        table(config),
-        shapes=shapes(config),
-        model="EnvelopeNet",
-        scan=False,
-        ignore=counters,
-    )
+    return convert(state, table(config), shapes=shapes(config), model="EnvelopeNet", scan=False)
 
 
 def to_torch(params: Mapping[str, Any], config: EnvelopeNetConfig) -> dict[str, np.ndarray]:
@@ -236,10 +229,7 @@ def table(config: EnvelopeNetConfig) -> Table:
         found |= {
             f"conv_{number}/kernel": Source(f"{key}.0.conv.weight", CONV_1D),
             f"conv_{number}/bias": Source(f"{key}.0.conv.bias"),
-            f"norm_{number}/scale": Source(f"{key}.1.weight"),
-            f"norm_{number}/bias": Source(f"{key}.1.bias"),
-            f"norm_{number}/{MEAN}": Source(f"{key}.1.running_mean"),
-            f"norm_{number}/{VARIANCE}": Source(f"{key}.1.running_var"),
+            **batch_norm(f"norm_{number}", f"{key}.1"),
         }
     for layer in range(config.layers):
         for way, end in WAYS:

@@ -20,12 +20,13 @@ from weavejax.models.torch_names import (
     Shapes,
     Source,
     Table,
+    batch_norm,
     convert,
     dense,
     invert,
     shapes_of,
 )
-from weavejax.ops.batch_norm import MEAN, VARIANCE, BatchNorm
+from weavejax.ops.batch_norm import BatchNorm
 from weavejax.ops.transformer import Rule
 
 STEM = 45  # planes between the stem's two convolutions
@@ -200,15 +201,7 @@ def from_torch(state: Mapping[str, np.ndarray], config: R2Plus1DConfig) -> dict[
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    counters = frozenset(key for key in state if key.endswith("num_batches_tracked"))
-    return convert(
-        state,
-        table(config),
-        shapes=shapes(config),
-        model="R2Plus1D",
-        scan=False,
-        ignore=counters,
-    )
+    return convert(state, table(config), shapes=shapes(config), model="R2Plus1D", scan=False)
 
 
 def to_torch(params: Mapping[str, Any], config: R2Plus1DConfig) -> dict[str, np.ndarray]:
@@ -226,9 +219,9 @@ def table(config: R2Plus1DConfig) -> Table:
     """Where each leaf comes from."""
     found: Table = {
         "stem_spatial/kernel": Source("stem.0.weight", SPATIAL),
-        **_norm("stem_norm1", "stem.1"),
+        **batch_norm("stem_norm1", "stem.1"),
         "stem_temporal/kernel": Source("stem.3.weight", TEMPORAL),
-        **_norm("stem_norm2", "stem.4"),
+        **batch_norm("stem_norm2", "stem.4"),
         **dense("fc1", "fc.0"),
         **dense("fc2", "fc.2"),
     }
@@ -241,23 +234,14 @@ def table(config: R2Plus1DConfig) -> Table:
                     f"{path}/conv{conv}/spatial/kernel": Source(
                         f"{key}.conv{conv}.0.0.weight", SPATIAL
                     ),
-                    **_norm(f"{path}/conv{conv}/norm", f"{key}.conv{conv}.0.1"),
+                    **batch_norm(f"{path}/conv{conv}/norm", f"{key}.conv{conv}.0.1"),
                     f"{path}/conv{conv}/temporal/kernel": Source(
                         f"{key}.conv{conv}.0.3.weight", TEMPORAL
                     ),
-                    **_norm(f"{path}/norm{conv}", f"{key}.conv{conv}.1"),
+                    **batch_norm(f"{path}/norm{conv}", f"{key}.conv{conv}.1"),
                 }
             if fed != width or (stage > 1 and number == 0):
                 found[f"{path}/shortcut/kernel"] = Source(f"{key}.downsample.0.weight", SPATIAL)
-                found |= _norm(f"{path}/shortcut_norm", f"{key}.downsample.1")
+                found |= batch_norm(f"{path}/shortcut_norm", f"{key}.downsample.1")
             fed = width
     return found
-
-
-def _norm(path: str, key: str) -> Table:
-    return {
-        f"{path}/scale": Source(f"{key}.weight"),
-        f"{path}/bias": Source(f"{key}.bias"),
-        f"{path}/{MEAN}": Source(f"{key}.running_mean"),
-        f"{path}/{VARIANCE}": Source(f"{key}.running_var"),
-    }

@@ -20,12 +20,13 @@ from weavejax.models.torch_names import (
     Shapes,
     Source,
     Table,
+    batch_norm,
     convert,
     dense,
     invert,
     shapes_of,
 )
-from weavejax.ops.batch_norm import MEAN, VARIANCE, BatchNorm
+from weavejax.ops.batch_norm import BatchNorm
 from weavejax.ops.transformer import Rule
 
 EXPANSION = 4  # of a block's width in its output
@@ -176,15 +177,7 @@ def from_torch(state: Mapping[str, np.ndarray], config: SlowOnlyConfig) -> dict[
     Raises:
         UserError: naming every unused, missing or mis-shaped key.
     """
-    counters = frozenset(key for key in state if key.endswith("num_batches_tracked"))
-    return convert(
-        state,
-        table(config),
-        shapes=shapes(config),
-        model="SlowOnly",
-        scan=False,
-        ignore=counters,
-    )
+    return convert(state, table(config), shapes=shapes(config), model="SlowOnly", scan=False)
 
 
 def to_torch(params: Mapping[str, Any], config: SlowOnlyConfig) -> dict[str, np.ndarray]:
@@ -216,8 +209,5 @@ def _conv(path: str, key: str, *, temporal: bool = False) -> Table:
     key = ENCODER + key
     return {
         f"{path}/conv/kernel": Source(f"{key}.conv.weight", TEMPORAL if temporal else SPATIAL),
-        f"{path}/norm/scale": Source(f"{key}.bn.weight"),
-        f"{path}/norm/bias": Source(f"{key}.bn.bias"),
-        f"{path}/norm/{MEAN}": Source(f"{key}.bn.running_mean"),
-        f"{path}/norm/{VARIANCE}": Source(f"{key}.bn.running_var"),
+        **batch_norm(f"{path}/norm", f"{key}.bn"),
     }

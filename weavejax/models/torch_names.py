@@ -13,8 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from weavejax.errors import UserError
+from weavejax.ops.batch_norm import MEAN, VARIANCE
 from weavejax.ops.transformer import stack_blocks
 
+COUNTER = ".num_batches_tracked"  # of a batch norm: nothing here needs it
 Arrays = Mapping[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -58,6 +60,16 @@ class Source(NamedTuple):
 
 
 Table = dict[str, Source]
+
+
+def batch_norm(path: str, key: str) -> Table:
+    """A batch norm of `ops.batch_norm`, with its running statistics."""
+    return {
+        f"{path}/scale": Source(f"{key}.weight"),
+        f"{path}/bias": Source(f"{key}.bias"),
+        f"{path}/{MEAN}": Source(f"{key}.running_mean"),
+        f"{path}/{VARIANCE}": Source(f"{key}.running_var"),
+    }
 
 
 def dense(path: str, key: str) -> Table:
@@ -206,7 +218,7 @@ def convert(
         shapes: of every leaf of the unscanned model.
         model: name for the error message.
         scan: stack the blocks' parameters.
-        ignore: keys that may be there and hold nothing (buffers).
+        ignore: keys that may be there and hold nothing (buffers), beside batch norms' counters.
 
     Raises:
         UserError: keys are unused, missing, of another shape, or copies differ; all in one message.
@@ -214,7 +226,8 @@ def convert(
     if shapes.keys() != table.keys():
         raise AssertionError(f"{model}: table and model differ: {shapes.keys() ^ table.keys()}")
     found = read(state, table, shapes)
-    problems = [f"unused {key}" for key in sorted(state.keys() - keys_of(table) - ignore)]
+    known = keys_of(table) | ignore | {key for key in state if key.endswith(COUNTER)}
+    problems = [f"unused {key}" for key in sorted(state.keys() - known)]
     problems += [f"missing {key}" for key in found.missing]
     problems += found.misfits
     if problems:
