@@ -1,17 +1,13 @@
 """Several runs in one table: `python -m weavejax.evaluate --compare DIR…`."""
 
-import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from matplotlib.figure import Figure
 
-from weavejax.errors import UserError
 from weavejax.metrics.interval import Interval
+from weavejax.runs import places
 from weavejax.runs.grouping import (
     HEADLINE,
     LEVEL,
@@ -19,10 +15,8 @@ from weavejax.runs.grouping import (
     Column,
     Group,
     choose_metrics,
-    find_runs,
     group_runs,
     make_column,
-    read_runs,
 )
 from weavejax.storage import write_text
 
@@ -37,14 +31,9 @@ FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
 def wanted(argv: Sequence[str]) -> bool:
     """Whether the command line asks for a comparison."""
-    return any(a.split("=")[0] == "--compare" for a in argv) and not {"--help", "-h"} & set(argv)
+    return places.wanted(argv, "compare")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -53,19 +42,12 @@ def run(argv: Sequence[str]) -> None:
     Raises:
       UserError: no runs there, different data, unknown metrics, or two runs of one config and seed.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--compare", nargs="+", required=True)
-    for name, default in (("metrics", f"{HEADLINE},{REVERSE}"), ("across", ""), ("out", "")):
-        parser.add_argument(f"--{name}", default=default)
-    given = parser.parse_args(list(argv))
-    directories = find_runs(given.compare)
-    runs, warnings = read_runs(directories)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-    across = [key for key in given.across.split(",") if key]
+    given = places.parse(argv, "compare", metrics=f"{HEADLINE},{REVERSE}", across="", out="")
+    runs, warnings = given.runs, given.warnings
+    across = [key for key in given.flags["across"].split(",") if key]
     groups = group_runs(runs, across)
-    columns = [make_column(name, groups) for name in choose_metrics(given.metrics, runs)]
-    out = Path(given.out or os.path.commonpath([path.parent.absolute() for path in directories]))
+    columns = [make_column(name, groups) for name in choose_metrics(given.flags["metrics"], runs)]
+    out = given.out
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(groups, columns, warnings)
     write_text(out / "compare.md", f"# Comparison\n\n{text}")

@@ -6,17 +6,14 @@ together. Ours are of whatever the runs were evaluated on, which the heading nam
 shared, the data are not, and so the figures do not compare.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from weavejax.errors import UserError
 from weavejax.metrics.interval import student_interval
 from weavejax.metrics.report import Table
-from weavejax.runs.grouping import LEVEL, Run, find_runs, read_runs
+from weavejax.runs import places
+from weavejax.runs.grouping import LEVEL, Run
 from weavejax.storage import write_text
 
 FLAGS = {
@@ -157,14 +154,9 @@ PUBLISHED = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
 def wanted(argv: Sequence[str]) -> bool:
     """Whether the command line asks for the tables."""
-    return any(a.split("=")[0] == "--tables" for a in argv) and not {"--help", "-h"} & set(argv)
+    return places.wanted(argv, "tables")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -173,16 +165,8 @@ def run(argv: Sequence[str]) -> None:
     Raises:
       UserError: no finished runs there, or none of a system that these tables are of.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--tables", nargs="+", required=True)
-    parser.add_argument("--out", default="")
-    given = parser.parse_args(list(argv))
-    directories = find_runs(given.tables)
-    runs, warnings = read_runs(directories)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-    text = markdown(runs)
-    out = Path(given.out or os.path.commonpath([path.parent.absolute() for path in directories]))
+    given = places.parse(argv, "tables", out="")
+    text, out = markdown(given.runs), given.out
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "tables.md", f"# Tables\n\n{text}")
     print(text)
