@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 RESAMPLES = 1000
 
@@ -39,7 +38,9 @@ def student_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     count = len(array)
     if count < 2:
         return Interval(float(array.mean()), float("nan"), count)
-    half = special.stdtrit(count - 1, (1 + level) / 2) * array.std(ddof=1) / np.sqrt(count)
+    import scipy.special  # costs every start a quarter of a second, and few need it
+
+    half = scipy.special.stdtrit(count - 1, (1 + level) / 2) * array.std(ddof=1) / np.sqrt(count)
     return Interval(float(array.mean()), float(half), count)
 
 

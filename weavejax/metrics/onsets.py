@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.optimize
 
 from weavejax.metrics.measured import Measured, Taken, measure_mean
 from weavejax.ops.onset_strength import RATE, detect_onsets
@@ -183,6 +182,8 @@ def match(truth: np.ndarray, found: np.ndarray, tolerance: float) -> tuple[np.nd
       found: seconds [M].
       tolerance: seconds, inclusive up to rounding.
     """
+    import scipy.optimize  # costs every start a quarter of a second, and few need it
+
     distance = np.abs(np.asarray(truth)[:, None] - np.asarray(found)[None, :])
     allowed = distance <= tolerance + 1e-9
     # One pair too far costs more than all that are near enough together.

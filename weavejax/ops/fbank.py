@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from weavejax.ops.bands import sum_bands
+
 PREEMPHASIS = 0.97
 LOW_HZ, HIGH_HZ = 20.0, 8000.0
 INT16_SCALE = 2.0**15  # Kaldi expects the range of 16-bit samples
@@ -51,7 +53,7 @@ def kaldi_fbank(wave: np.ndarray, *, rate: int = 16000, mels: int = 64) -> np.nd
     windowed[:, :length] *= povey_window(length)
     spectrum = np.fft.rfft(windowed, axis=1)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    energies = power[:, :-1] @ mel_filters(rate, fft_size, mels)
+    energies = sum_bands(power[:, :-1], mel_filters(rate, fft_size, mels))
     return np.log(np.maximum(energies, np.float32(ENERGY_FLOOR)))
 
 

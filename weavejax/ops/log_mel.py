@@ -10,6 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from weavejax.ops.bands import sum_bands
+
 RATE = 48_000
 WINDOW, HOP = 1024, 480
 LOW_HZ, HIGH_HZ = 0.0, 14_000.0
@@ -40,7 +42,7 @@ def log_mel(wave: np.ndarray, *, mels: int = 64, scale: str = "slaney") -> np.nd
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     spectrum = np.fft.rfft(frames * hann, axis=1)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    energies = power @ mel_filters(mels, scale)
+    energies = sum_bands(power, mel_filters(mels, scale))
     return (10 * np.log10(np.maximum(energies, POWER_FLOOR))).astype(np.float32)
 
 

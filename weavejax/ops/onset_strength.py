@@ -8,6 +8,7 @@ clip: a clip of pure noise has onsets too, and one loud hit hides the soft ones.
 
 import numpy as np
 
+from weavejax.ops.bands import sum_bands
 from weavejax.ops.log_mel import POWER_FLOOR, mel_filters
 
 RATE = 22_050  # Hz, of the published metrics
@@ -37,7 +38,7 @@ def onset_strength(wave: np.ndarray, rate: int = RATE) -> np.ndarray:
     spectrum = np.fft.rfft(frames * hann, axis=1)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     filters = mel_filters(MELS, "slaney", rate=rate, window=WINDOW, high_hz=rate / 2)
-    level = 10 * np.log10(np.maximum(power @ filters, POWER_FLOOR))
+    level = 10 * np.log10(np.maximum(sum_bands(power, filters), POWER_FLOOR))
     level = np.maximum(level, level.max() - RANGE_DB)
     rise = np.maximum(0.0, np.diff(level, axis=0)).mean(1)
     # A frame is told from the one before it, and a window sees a sound half its length too early.

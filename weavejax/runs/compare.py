@@ -4,8 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from weavejax.metrics.interval import Interval
 from weavejax.runs import places
 from weavejax.runs.grouping import (
@@ -18,6 +16,7 @@ from weavejax.runs.grouping import (
     group_runs,
     make_column,
 )
+from weavejax.runtime.plots import new_figure
 from weavejax.storage import write_text
 
 FEW = 2  # keys that differ; of more, a sweep's own names say what the runs are
@@ -119,8 +118,7 @@ def _json(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence
 
 def _draw(groups: Sequence[Group], columns: Sequence[Column], path: Path) -> None:
     """Dots are seeds, bars are means with their intervals; one panel a metric."""
-    size = (2.5 + 3.6 * len(columns), 1.2 + 0.45 * len(groups))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(2.5 + 3.6 * len(columns), 1.2 + 0.45 * len(groups))
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     rows = range(len(groups))
     for axes, column in zip(panels, columns, strict=True):

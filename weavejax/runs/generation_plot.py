@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from weavejax.data.clip import DecodeError
 from weavejax.data.decode import Media
 from weavejax.data.writing import whole
 from weavejax.dials.controls import ENVELOPE_CEILING_DB, ENVELOPE_FLOOR_DB, Controls, Envelope, When
 from weavejax.runs.requests import Ask
+from weavejax.runtime.plots import new_figure
 
 WIDTH, STRIP = 10.0, 9.0  # inches, of the figure and of the strip of frames in it
 FEWEST, MOST, THUMBNAIL = 6, 14, 160  # frames of the strip, and pixels of their longer side
@@ -45,7 +45,7 @@ def plot_generation(
     heights = [1.7, 3.2]
     if strip is not None:
         heights = [STRIP / len(strip) * strip.shape[1] / strip.shape[2], *heights]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.8), layout="constrained")
+    figure = new_figure(WIDTH, sum(heights) + 0.8)
     rows = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
     caption = controls.what.caption if controls.what else None
     rows[0].set_title(f"{ask.media.name}: “{caption}”" if caption else ask.media.name, fontsize=11)

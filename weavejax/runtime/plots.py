@@ -1,12 +1,14 @@
 """The plots of a working directory."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from weavejax.storage import Storage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -48,9 +50,15 @@ def plot_histogram(
     _save(figure, path)
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
-    # Figure without pyplot: no global state, no display, safe in any process.
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure, inches; without pyplot: no global state, no display, safe in any process."""
+    from matplotlib.figure import Figure  # costs every start half a second, and few need it
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _axes(title: str, x: str, y: str) -> tuple["Figure", Any]:
+    figure = new_figure(7, 4.2)
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -58,7 +66,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _save(figure: Figure, path: Storage) -> None:
+def _save(figure: "Figure", path: Storage) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:  # which an object store can do as well
         figure.savefig(file, dpi=120, format="png")
