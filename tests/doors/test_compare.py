@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT, run
+from door import ROOT, run
 
 from weavejax.errors import UserError
 from weavejax.runs import compare

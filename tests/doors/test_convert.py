@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run
+from door import run
 from ml_collections import ConfigDict
 from published_keys import SMALL, audio, gram, numbers, small_gram, vision
 

@@ -7,7 +7,7 @@ import shutil
 import av
 import numpy as np
 import pytest
-from conftest import run
+from door import run
 
 from weavejax import evaluate
 from weavejax.errors import UserError

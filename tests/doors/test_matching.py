@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import SMOKE, run
+from door import SMOKE, run
 
 MATCHING = (
     "--config.model.fusion=True",

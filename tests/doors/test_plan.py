@@ -8,9 +8,11 @@ from dataclasses import asdict
 
 import jax
 import pytest
-from conftest import run
+from door import run
 
+from weavejax import plan as door
 from weavejax import systems
+from weavejax.errors import UserError
 from weavejax.models.bert import BERT_BASE
 from weavejax.models.spectrogram import BEATS_ITER3
 from weavejax.models.vit import EVA_CLIP_G
@@ -151,13 +153,21 @@ def test_search_stops_at_the_first_policy_that_does_not_fit(published, monkeypat
         (["--topology", "cpu:2", "--config.runtime.mesh.model=5"], "does not fit 2 cpu device(s)"),
         (["--topology", "cpu:2", "--config.batch=3"], "batch of 3 does not divide"),
         (["--topology", "cpu:2", "--config.runtime.mess.data=1"], "unknown config key"),
+        (["--topology", "cpu:9"], "this process already has 8 CPU devices"),
     ],
 )
-def test_plan_refuses_in_one_line(flags, words, tiny):
-    result = run("plan", "--config", tiny, *flags, check=False)
+def test_plan_refuses_what_cannot_be_planned(flags, words, tiny):
+    kept = jax.config.jax_enable_compilation_cache
+    with pytest.raises(UserError, match=re.escape(words)):
+        door.main(["--config", str(tiny), *flags])
+    jax.config.update("jax_enable_compilation_cache", kept)  # a plan does without
+
+
+def test_a_refusal_is_one_line(tiny):
+    result = run("plan", "--config", tiny, "--topology", "v5litepod-8", check=False)
     assert result.returncode == 2
-    assert words in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: topology 'v5litepod-8' is not understood")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from door import ROOT
 
 from weavejax.errors import UserError
 from weavejax.runs import sweep

@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from conftest import run
+from door import run
 
 from weavejax import extract, systems
 from weavejax.data.clip import DecodeError

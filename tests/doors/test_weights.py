@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMOKE, run
+from door import ROOT, SMOKE, run
 
 from weavejax import embed, evaluate
 from weavejax.errors import UserError

@@ -196,17 +196,13 @@ def test_the_real_trainer_trains_under_it(submit, tmp_path):
         "--config.data.source=files",
         f"--config.data.root={clips}",
         f"--config.data.cache={tmp_path}/cache",
-        "--config.inputs.size=32",
-        "--config.inputs.audio_frames=64",
+        "--config.model.features=('motion',)",  # of all systems this one compiles fastest
+        "--config.inputs.labels=sound",
         "--config.batch=4",
         "--config.runtime.evaluate_batch=4",
         "--config.runtime.evaluate_every=0",
-        *(f"--config.model.{tower}.layers=1" for tower in ("vision", "audio", "text")),
-        "--config.optim.warmup=1",
         "--config.steps=2",
-        # Compiles in half the time.
-        XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        JAX_OPTIMIZATION_LEVEL="O0",
+        CONFIG="configs/envelope.py:smoke",
     )
     printed, _ = process.communicate(timeout=280)
     assert process.returncode == 0, printed

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from ml_collections import ConfigDict
 
-from weavejax import systems
 from weavejax.errors import UserError
 from weavejax.runtime import tree
 from weavejax.runtime.guard import check_guard, fresh, judge
@@ -77,7 +77,7 @@ def test_impossible_guards_are_refused(change):
 def test_a_poisoned_batch_leaves_the_state_untouched_to_the_bit():
     config = tiny_gram()
     config.optim.average = 0.9
-    system = systems.build(config)
+    system = toy.build(config)
     mesh = make_mesh({"data": 2, "model": 2}, jax.devices()[:4])
     layout = lay_out(system, config, mesh)
     step, wishes = make_train_step(system, layout, mesh, config), no_wishes(mesh)

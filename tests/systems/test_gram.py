@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from initialised import initial
 
 from weavejax import systems
 from weavejax.errors import UserError
@@ -21,7 +22,7 @@ from weavejax.testing import fake_batch, no_wishes, tiny_gram
 @pytest.fixture(scope="module")
 def gram():
     system = systems.build(tiny_gram())
-    return system, system.init(jax.random.key(0))
+    return system, initial(system)
 
 
 def changed(**changes):
@@ -53,8 +54,8 @@ def test_the_loss_is_the_published_one(gram, gradient):
     system = systems.build(changed(loss__warmup_steps=0, loss__gradient=gradient))
     params = gram[1]
     batch = fake_batch(system.batch_spec)
-    loss, metrics = system.loss(params, batch, jax.random.key(1), jnp.int32(0))
-    want = literal_loss(system.embed(params, batch), 0.07, 0.1)
+    loss, metrics = jax.jit(system.loss)(params, batch, jax.random.key(1), jnp.int32(0))
+    want = literal_loss(jax.jit(gram[0].embed)(params, batch), 0.07, 0.1)
     np.testing.assert_allclose(loss, want, rtol=2e-6)
     total, count = metrics["loss"]
     np.testing.assert_allclose(total / count, want, rtol=2e-6)
@@ -82,8 +83,9 @@ def test_the_half_gradient_is_that_of_stopped_features(gram):
 def test_embeddings_are_unit_vectors_and_blind_to_the_rest_of_the_batch(gram):
     system, params = gram
     batch = fake_batch(system.batch_spec)
-    vectors = system.embed(params, batch)
-    alone = system.embed(params, {n: x[2:3] for n, x in batch.items()})
+    embed = jax.jit(system.embed)
+    vectors = embed(params, batch)
+    alone = embed(params, {n: x[2:3] for n, x in batch.items()})
     for name in ("text", "video", "audio"):
         np.testing.assert_allclose(np.linalg.norm(vectors[name], axis=-1), 1.0, rtol=1e-5)
         np.testing.assert_allclose(alone[name][0], vectors[name][2], atol=2e-6)
@@ -108,7 +110,7 @@ def test_missing_modalities_do_not_touch_loss_or_gradient(gram):
 
 def test_subtitles_join_the_volume_with_the_text_encoder(gram):
     system = systems.build(changed(inputs__subtitle_length=6))
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     batch = fake_batch(system.batch_spec)
     loss, _ = system.loss(params, batch, jax.random.key(0), jnp.int32(0))
     without = dict(batch, subtitle_mask=np.zeros(8, bool))

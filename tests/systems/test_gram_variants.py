@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from initialised import initial
 
 from weavejax import systems
 from weavejax.errors import UserError
@@ -30,7 +31,7 @@ def built(path=False, **loss):
 
 
 def value_and_grad(system, batch, step=9):
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     run = jax.jit(jax.value_and_grad(system.loss, has_aux=True))
     (loss, metrics), grads = run(params, batch, KEY, jnp.int32(step))
     assert np.isfinite(loss)
@@ -70,7 +71,7 @@ def test_every_choice_trains_what_it_has(loss):
 def test_the_whole_view_of_text_is_the_streamed_contrast():
     system = built(gradient="half")
     batch = fake_batch(system.batch_spec, missing=0.3)
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     loss, _ = system.loss(params, batch, KEY, jnp.int32(0))
     vectors = system.embed(params, batch)
     names = ("video", "audio", "subtitle")
@@ -99,7 +100,7 @@ def test_dropping_leaves_incomplete_clips_out():
     assert 0 < incomplete.sum() < 7
     other = {n: x.copy() for n, x in batch.items()}
     other["text"][incomplete] = 1
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     one, two = (system.loss(params, b, KEY, jnp.int32(0))[0] for b in (batch, other))
     np.testing.assert_allclose(one, two, rtol=1e-6)
 
@@ -108,7 +109,7 @@ def test_a_fused_vector_is_that_of_the_modalities_a_clip_has():
     system = built(score="fused_cosine")
     batch = fake_batch(system.batch_spec)
     batch["audio_mask"][0] = batch["subtitle_mask"][0] = batch["subtitle_mask"][1] = False
-    vectors = system.embed(system.init(jax.random.key(0)), batch)
+    vectors = jax.jit(system.embed)(initial(system), batch)
     whole, pair = vectors["fused:video+audio+subtitle"], vectors["fused:video+audio"]
     np.testing.assert_array_equal(whole[0], vectors["video"][0])
     np.testing.assert_array_equal(whole[1], pair[1])
@@ -150,7 +151,7 @@ def test_matching_does_not_look_at_what_is_absent():
     garbage = {n: x.copy() for n, x in batch.items()}
     garbage["video"][~batch["video_mask"]] = 7
     garbage["audio"][~batch["audio_mask"]] = -50.0
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     one, two = (system.loss(params, b, KEY, jnp.int32(0))[0] for b in (batch, garbage))
     np.testing.assert_allclose(one, two, rtol=1e-5)
 
@@ -158,7 +159,7 @@ def test_matching_does_not_look_at_what_is_absent():
 def test_on_a_mesh_the_matching_loss_and_its_gradients_are_those_of_one_device():
     system = built(path=True)
     batch = fake_batch(system.batch_spec, missing=0.3)
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     mesh = make_mesh({"replica": 2, "data": 2, "model": 2})
     placed = shardings(params, mesh, system.rules)
     grad = jax.value_and_grad(lambda p, b: system.loss(p, b, KEY, jnp.int32(9))[0])

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from initialised import initial
 
 from weavejax import systems
 from weavejax.errors import UserError
@@ -50,7 +51,7 @@ def _moments(state):
 def test_at_first_the_adapted_system_is_the_system_and_then_the_sum():
     made = config()
     system, plain = systems.build(made), systems.build(config(rank=0))
-    params = system.init(jax.random.key(0))
+    params = initial(system)
     base = {name: part for name, part in params.items() if name != "lora"}
     batch = fake_batch(system.batch_spec)
     for name, vector in plain.embed(base, batch).items():

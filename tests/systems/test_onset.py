@@ -61,7 +61,7 @@ def test_labels_are_those_of_the_published_rule():
 
 def test_positive_frames_weigh_as_much_as_negative_ones_and_masked_clips_nothing(config):
     system = systems.build(config)
-    params = system.init(jax.random.key(0))
+    params = jax.jit(system.init)(jax.random.key(0))
     batch = flashes(8)
     batch["video_mask"][5:] = False
     loss, metrics = jax.jit(system.loss)(params, batch, jax.random.key(1), jnp.int32(0))

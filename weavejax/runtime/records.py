@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from weavejax.runtime.board import Board
 from weavejax.storage import Storage, is_remote, write_text
 
 METRICS = "metrics.jsonl"
@@ -108,11 +109,8 @@ class MetricWriter:
         kept = [row for row in read_rows(path) if row["step"] <= start]
         self._evaluated = {row["step"] for row in kept if row["kind"] == "eval"}
         self._lines = Lines(path, kept)
-        self._board = None
-        if not is_remote(directory):
-            from weavejax.runtime.board import Board  # only who writes pays for its imports
-
-            self._board = Board(directory / "tensorboard", start=start)
+        remote = is_remote(directory)
+        self._board = None if remote else Board(directory / "tensorboard", start=start)
 
     def write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         """Appends one row."""
