@@ -1,7 +1,7 @@
 """Fol·AI: stereo sound whose level follows a given envelope, of a given meaning.
 
 Command:   python -m weavejax.train --config configs/folai.py
-           after configs/oobleck.py and then configs/folai.py:base, from which it starts
+           which starts from configs/folai.py:base, after configs/gram.py and configs/oobleck.py
 Hardware:  2 CPU cores, 8 GB
 Time:      not measured yet
 Result:    not measured yet; figures on a rendered world stand for no published benchmark
@@ -11,10 +11,10 @@ Variants:
               control network of two blocks on the base of six that runs/folai-base has learnt, which
               stays as it is.
   base        the first stage: the base itself, on the latents of runs/oobleck, from captions and
-              4 frames a second. model.latent_scale, the same in both stages, is what the results of
-              that run call latents/scale.
-  files, files-base   the same on your own clips with captions, in windows of 4.096 s:
-              --config configs/folai.py:files --config.data.root=DIR
+              4 frames a second that the towers of runs/gram look at. model.latent_scale, the same in
+              both stages, is what the results of that run call latents/scale.
+  files, files-base   the same on your own clips with captions, in windows of 4.096 s, with towers
+              that learn in the first stage: --config configs/folai.py:files --config.data.root=DIR
   smoke, smoke-base   both at their smallest, from nothing, for tests.
   published   the published control network, of 4 of 24 blocks, on Stable Audio Open and its
               autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW
@@ -27,12 +27,13 @@ Variants:
               --config.init.parts.vision=weights/gram
               For folders of clips. It needs accelerators.
 
-What stays as it is in the second stage (autoencoder, towers) can be run once, not at every step. With
-any variant of it, and the same init both times:
+What stays as it is (autoencoder; towers, in the second stage or without model.train_towers) can be run
+once, for both stages, not at every step. With any variant, and the same init every time:
 
-  python -m weavejax.extract --config configs/folai.py --out features/folai
-  python -m weavejax.train --config configs/folai.py --config.inputs.kind=latents
+  python -m weavejax.extract --config configs/folai.py:base --out features/folai
+  python -m weavejax.train --config configs/folai.py:base --config.inputs.kind=latents
          --config.inputs.root=features/folai --config.model.flip=False
+  and the same for configs/folai.py
 
 Training sees each clip as evaluation does: its first caption, the middle of its frames, its sound the
 right way up. Samples of latents (parity), noise and what is left out are drawn as before; evaluation
@@ -89,13 +90,14 @@ def _world() -> ConfigDict:
             "seconds": 4.0,  # of a window; a multiple of a latent's samples
             "windows": 1,  # of a clip, one after the other; beyond its end there is nothing to hear
             "fps": 4.0,
-            "side": 64,  # pixels, of the frames that are kept; 0 leaves pictures out
-            "size": 56,  # of which this square is shown: at random in training, else the middle
+            "side": 112,  # pixels, of the frames that are kept; 0 leaves pictures out
+            "size": 112,  # of which this square is shown: at random in training, else the middle
             "rate": 16_000,  # Hz
             "stereo": True,
             "onsets": 0,
             "text_length": 40,
-            "tokenizer": "captions",  # trained on the captions; or a file, folder or hub name
+            # That of the text tower; "captions" trains one on the captions; or a folder or hub name.
+            "tokenizer": "runs/gram/tokenizer.json",
         }
     )
     config.model = _model()
@@ -118,7 +120,11 @@ def _world() -> ConfigDict:
     # Where to start: converted weights (`weavejax.convert`) or a run, "" = random; regexes of
     # parameters that these need not fit; and, by prefix, what starts a part.
     config.init = ConfigDict(
-        {"weights": "runs/folai-base", "partial": (), "parts": {"oobleck": ""}}
+        {
+            "weights": "runs/folai-base",
+            "partial": (),
+            "parts": {"oobleck": "", "text": "", "vision": ""},
+        }
     )
     config.optim = ConfigDict(
         {
@@ -166,7 +172,8 @@ def _model() -> ConfigDict:
             "latent_scale": 1.0,  # of latents, for the diffusion to see them with a deviation of 1
             "normalise": False,  # every window to a peak of 1, as published; levels count here
             "flip": True,  # sound upside down, every other time in training
-            "train_projections": True,  # of text and frames, in the second stage too
+            "train_towers": False,  # of text and frames, in the first stage
+            "train_projections": True,  # from them to tokens, in the second stage too
             "oobleck": {
                 "channels": 8,
                 "multiples": (2, 4, 8, 16),
@@ -201,11 +208,11 @@ def _model() -> ConfigDict:
             },
             "vision": {  # kinds clip, siglip: with the fields of their own configs
                 "kind": "eva",
-                "patch": 14,
-                "width": 64,
-                "layers": 1,
+                "patch": 16,
+                "width": 96,
+                "layers": 3,
                 "heads": 2,
-                "mlp": 192,
+                "mlp": 288,
             },
         }
     )
@@ -214,22 +221,29 @@ def _model() -> ConfigDict:
 def _base(config: ConfigDict) -> None:
     config.steps = 3000
     config.model.stage = "base"
-    config.init.update({"weights": "", "parts": {"oobleck": "runs/oobleck"}})
+    config.init.weights = ""
+    config.init.parts.update(
+        {"oobleck": "runs/oobleck", "text": "runs/gram", "vision": "runs/gram"}
+    )
     config.runtime.evaluate_every = 3000
 
 
 def _files(config: ConfigDict) -> None:
     config.data.source = "files"
-    config.inputs.update({"seconds": 4.096, "windows": 3})
+    config.inputs.update({"seconds": 4.096, "windows": 3, "tokenizer": "captions"})
     config.model.text.vocab = 8192
+    config.model.train_towers = True
+    config.init.parts.update({"text": "", "vision": ""})
 
 
 def _smoke(config: ConfigDict) -> None:
     config.data.options.update({"train": 24, "test": 16})
     config.batch = 8
     config.steps = 6
-    config.init.update({"weights": "", "parts": {"oobleck": ""}})
-    config.inputs.update({"seconds": 0.512, "rate": 8_000, "side": 32, "size": 28})
+    config.init.update({"weights": "", "parts": {"oobleck": "", "text": "", "vision": ""}})
+    small = {"seconds": 0.512, "rate": 8_000, "side": 32, "size": 28, "tokenizer": "captions"}
+    config.inputs.update(small)
+    config.model.train_towers = True
     config.model.oobleck.update(
         {"channels": 4, "multiples": (1, 2), "strides": (4, 8), "latent": 4}
     )
@@ -247,7 +261,7 @@ def _smoke(config: ConfigDict) -> None:
     )
     config.model.seconds.features = 16
     config.model.text.update({"width": 32, "layers": 1, "mlp": 64})
-    config.model.vision.update({"width": 16, "mlp": 32})
+    config.model.vision.update({"patch": 14, "width": 16, "layers": 1, "mlp": 32})
     config.sample.update({"steps": 2, "overlap": 16})
     config.runtime.update({"log_every": 2, "evaluate_every": 6, "save_every": 3, "workers": 0})
 
@@ -301,11 +315,10 @@ def _published(config: ConfigDict) -> None:
             **compute,
         }
     )
-    model.vision.update({"width": 1408, "layers": 40, "heads": 16, "mlp": 6144, "head": 1024})
+    eva = {"patch": 14, "width": 1408, "layers": 40, "heads": 16, "mlp": 6144, "head": 1024}
+    model.vision.update(eva)
     model.vision.update(compute)
-    config.init.update(
-        {"weights": "", "partial": ("^project_",), "parts": {"text": "", "vision": ""}}
-    )
+    config.init.update({"weights": "", "partial": ("^project_",)})
     config.loss.drop.update({"when": 0.0, "what": 0.1})
     config.sample.update({"steps": 150, "overlap": 43})
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})

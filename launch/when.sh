@@ -32,10 +32,15 @@ for seed; do
   evaluate syncfusion onset
   train envelope.py envelope
   train oobleck.py oobleck
-  train folai.py:base base --config.init.parts.oobleck="$place/oobleck"
-  [[ -e $place/folai/finished ]] || extract folai.py latents --config.init.weights="$place/base"
-  train folai.py folai --config.init.weights="$place/base" --config.model.flip=False \
-    --config.inputs.kind=latents --config.inputs.root="$place/latents"
+  train gram.py gram
+  words=--config.inputs.tokenizer=$place/gram/tokenizer.json
+  parts=("$words" --config.init.parts.oobleck="$place/oobleck"
+    --config.init.parts.text="$place/gram" --config.init.parts.vision="$place/gram")
+  kept=(--config.model.flip=False --config.inputs.kind=latents
+    --config.inputs.root="$place/latents")
+  [[ -e $place/folai/finished ]] || extract folai.py:base latents "${parts[@]}"
+  train folai.py:base base "${parts[@]}" "${kept[@]}"
+  train folai.py folai "$words" --config.init.weights="$place/base" "${kept[@]}"
   evaluate folai envelope
 done
 "$python" -m weavejax.evaluate --tables "$WORKDIR"

@@ -12,9 +12,10 @@ from weavejax.testing import fake_batch
 LOST = np.array([True, True, False, True])
 
 
-def pictured(**changes):
-    """With a vision tower: four frames of 28 pixels in a window."""
-    return tiny(inputs__side=32, inputs__fps=60.0, model__flip=False, **changes)
+def pictured(variant="smoke", **changes):
+    """With a vision tower, none that learns: four frames of 28 pixels in a window."""
+    seen = {"inputs__side": 32, "inputs__fps": 60.0, "model__train_towers": False}
+    return tiny(variant, model__flip=False, **seen, **changes)
 
 
 def clips():
@@ -37,10 +38,12 @@ def kept(features):
     return found
 
 
-@pytest.mark.parametrize("profile", ["better", "parity"])
-def test_the_loss_of_latents_is_that_of_sound(profile):
-    system = systems.build(pictured(model__profile=profile))
-    latent = systems.build(pictured(model__profile=profile, inputs__kind="latents"))
+@pytest.mark.parametrize(
+    ("variant", "profile"), [("smoke", "better"), ("smoke", "parity"), ("smoke-base", "better")]
+)
+def test_the_loss_of_latents_is_that_of_sound(variant, profile):
+    system = systems.build(pictured(variant, model__profile=profile))
+    latent = systems.build(pictured(variant, model__profile=profile, inputs__kind="latents"))
     params, batch = random_params(system), clips()
     features = kept(jax.jit(system.features)(params, batch))
     assert features["latent"].shape == (BATCH, 2 if profile == "parity" else 1, 16, 4)
@@ -54,7 +57,8 @@ def test_the_loss_of_latents_is_that_of_sound(profile):
         key = jax.random.key(number)
         loss = float(learn(batch, key))
         assert float(learn(features, key)) == pytest.approx(loss, rel=1e-5)
-    for name in ("latent", "envelope_latent", "meaning", "frames"):
+    listened = ("envelope_latent",) if variant == "smoke" else ()
+    for name in ("latent", *listened, "meaning", "frames"):
         other = {**features, name: features[name][[3, 0, 0, 0]]}
         assert abs(float(learn(other, key)) - loss) > 1e-4 * loss, name
 
@@ -66,6 +70,19 @@ def test_the_scale_of_latents_is_not_kept():
     assert [name for name in different if different[name] != system.latents.key[name]] == [
         "model.oobleck.channels"
     ]
+
+
+def test_both_stages_learn_from_the_same_features():
+    control, base = (systems.build(pictured(variant)) for variant in ("smoke", "smoke-base"))
+    assert base.latents == control.latents
+    assert {"oobleck", "text", "vision"} == set(base.latents.parts)
+    for part in base.latents.parts:
+        assert base.frozen(f"{part}/x")
+        assert control.frozen(f"{part}/x")
+    assert not base.frozen("project_vision/kernel")
+    towers = systems.build(tiny("smoke-base"))  # which learn
+    assert not towers.frozen("text/x")
+    assert towers.features is None
 
 
 def test_training_runs_no_frozen_network():

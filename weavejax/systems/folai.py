@@ -5,10 +5,11 @@ Gramaccioni et al., "Stable-V2A" (Fol·AI), arXiv 2412.15023: a ControlNet on St
 autoencoder as the sound (`dials.envelope`), so control and latents are in step by themselves. What is
 to be heard is said by a text and by frames, tokens of cross-attention (`systems.folai_networks`).
 
-Two stages, `config.model.stage`. "base" trains the diffusion transformer with what it is told by, on
-latents, without a control: where the published weights of Stable Audio Open are at hand it is not
-needed. "control" keeps all of that as it is and trains the control network, which starts as a copy of
-the base that puts out nothing: at its first step the base sounds as it did.
+Two stages, `config.model.stage`. "base" trains the diffusion transformer on latents with what it is
+told by, without a control: where the published weights of Stable Audio Open are at hand it is not
+needed. Its towers learn with it, or stay as they came (`model.train_towers`). "control" keeps all of
+that as it is and trains the control network, which starts as a copy of the base that puts out nothing:
+at its first step the base sounds as it did.
 
 Ours, in the place of what is published: the projections of text and frames are trained in the second
 stage too (`model.train_projections`; in the published code they were random and stayed so); the
@@ -73,11 +74,12 @@ def build(config: Any) -> System:
         }
     else:
         evaluators["denoising"] = _denoising_report
-    flops, latents = networks.flops(), None
-    if networks.control:
-        latents = training_latents(networks, config)
-        if latents.chosen:  # what is kept is not computed again
-            flops = {part: count for part, count in flops.items() if part not in latents.parts}
+    # Where autoencoder and towers stay as they are, what they give can be kept.
+    still = networks.controlled or not networks.train_towers
+    latents = training_latents(networks, config) if still else None
+    flops = networks.flops()
+    if latents and latents.chosen:
+        flops = {part: count for part, count in flops.items() if part not in latents.parts}
     return System(
         name="folai",
         batch_spec=_batch_spec(networks, config.batch),
@@ -93,7 +95,7 @@ def build(config: Any) -> System:
         frozen=networks.frozen,
         resize={r"^vision/position$": vit.resize_position},
         copies=COPIES,
-        features=partial(extract, networks) if networks.control else None,
+        features=partial(extract, networks) if still else None,
         latents=latents,
     )
 

@@ -1,9 +1,10 @@
-"""What the frozen networks of Fol·AI's second stage give of a clip, and training on that alone.
+"""What the frozen networks of Fol·AI give of a clip, and training on that alone.
 
-The autoencoder and the towers stay as they are, so what they say of a clip can be made once
-(`weavejax.extract`). Kept is the clip as evaluation takes it: its first caption, the middle of its
-frames, its sound the right way up. Latents are kept unscaled; in the parity profile with their
-deviations, so that every step draws samples of its own, as it would from the sound.
+In the second stage, and in a first one without `model.train_towers`, the autoencoder and the towers
+stay as they are, so what they say of a clip can be made once (`weavejax.extract`), for both. Kept is
+the clip as evaluation takes it: its first caption, the middle of its frames, its sound the right way
+up. Latents are kept unscaled; in the parity profile with their deviations, so that every step draws
+samples of its own, as it would from the sound.
 """
 
 from typing import Any
@@ -43,7 +44,7 @@ def extract(networks: Networks, params: Params, batch: Batch) -> dict[str, Array
 
 
 def training_latents(networks: Networks, config: Any) -> Latents:
-    """How the second stage trains on what `extract` gave.
+    """How a stage trains on what `extract` gave; the first looks at no envelopes.
 
     Raises:
       UserError: the config asks for it, and for what only sound can have.

@@ -37,7 +37,7 @@ from weavejax.systems.oobleck import network
 
 STAGES = ("base", "control")
 SECONDS = ("seconds_start", "seconds_total")
-PROJECTIONS = ("project_meaning", "project_vision")
+TOWERS, PROJECTIONS = ("text", "vision"), ("project_meaning", "project_vision")
 # `System.copies`: the control network starts as the first blocks of the base and its embedding; what
 # lies between them starts at zero.
 COPIES = {
@@ -53,6 +53,7 @@ class Networks:
 
     Attributes:
       controlled: whether there is a control network: the second of the two stages.
+      train_towers: whether text and vision learn in the first.
       control: its sizes, or None.
       profile: "parity" or "better", of envelopes (`dials.envelope`) and latents: samples of what the
         encoder says, as published, or means.
@@ -71,7 +72,7 @@ class Networks:
         self.controlled = _one_of("model.stage", model.stage, STAGES) == "control"
         self.profile = _one_of("model.profile", model.profile, PROFILES)
         self.scale, self.normalise, self.flip = model.latent_scale, model.normalise, model.flip
-        self.train_projections = model.train_projections
+        self.train_towers, self.train_projections = model.train_towers, model.train_projections
         self.oobleck = network(model.oobleck, stereo=inputs.stereo)
         self.rate, self.hop, self.channels = inputs.rate, self.oobleck.hop, self.oobleck.audio
         self.samples = round(inputs.seconds * inputs.rate)
@@ -145,10 +146,11 @@ class Networks:
         )
 
     def frozen(self, path: str) -> bool:
-        """In the first stage the autoencoder; in the second all but the control (and projections)."""
+        """In the first stage the autoencoder (and towers); in the second all but the control (and
+        projections)."""
         part = path.split("/")[0]
         if not self.controlled:
-            return part == "oobleck"
+            return part == "oobleck" or (not self.train_towers and part in TOWERS)
         return part != "control" and not (self.train_projections and part in PROJECTIONS)
 
     def prepared(self, sound: Array) -> Array:
@@ -281,7 +283,8 @@ class Networks:
         """
         towers, drawn = (None, None) if key is None else tuple(jax.random.split(key))
         # What is frozen has no dropout.
-        seen = self.seen(params, request, None if self.controlled else towers)
+        learning = self.train_towers and not self.controlled
+        seen = self.seen(params, request, towers if learning else None)
         cross = self.cross(seen, windows)
         count = len(cross)
         numbers = (0.0, self.samples / self.rate)
