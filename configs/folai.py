@@ -20,12 +20,14 @@ Variants:
               autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW
               at 1e-4, v at logit-normal times, 150 steps of dpmpp-3m-sde and a scale of 2 for what is
               said. Meaning is the text embedding of CLAP (published training took that of the very
-              sound), and EVA-CLIP-g as in GRAM looks at 4 frames a second, in the place of CAVP.
-              `weavejax.convert` makes the folders of stable-audio-open-1.0's model.safetensors, of
-              transformers' laion/clap-htsat-unfused and of GRAM's checkpoint, then
+              sound), and CAVP looks at 4 frames a second. `weavejax.convert` makes the folders of
+              stable-audio-open-1.0's model.safetensors, of transformers' laion/clap-htsat-unfused and
+              of Diff-Foley's first stage, then
               --config.init.weights=weights/stable_audio --config.init.parts.text=weights/clap
-              --config.init.parts.vision=weights/gram
+              --config.init.parts.vision=weights/cavp
               For folders of clips. It needs accelerators.
+  published-eva   the same with EVA-CLIP-g of GRAM's checkpoint in the place of CAVP,
+              --config.init.parts.vision=weights/gram
 
 What stays as it is (autoencoder; towers, in the second stage or without model.train_towers) can be run
 once, for both stages, not at every step. With any variant, and the same init every time:
@@ -42,7 +44,10 @@ hears the clips themselves. Features of other clips, inputs or networks are refu
 
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "base", "files", "files-base", "smoke", "smoke-base", "published")
+VARIANTS = (
+    *("", "base", "files", "files-base", "smoke", "smoke-base"),
+    *("published", "published-eva"),
+)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,12 +59,14 @@ def get_config(variant: str = "") -> ConfigDict:
     config = _world()
     if variant.endswith("base"):
         _base(config)
-    if name in ("files", "published"):
+    if name in ("files", "published", "published-eva"):
         _files(config)
     if name == "smoke":
         _smoke(config)
-    if name == "published":
+    if name in ("published", "published-eva"):
         _published(config)
+    if name == "published-eva":
+        _eva(config)
     return config
 
 
@@ -206,7 +213,7 @@ def _model() -> ConfigDict:
                 "mlp": 288,
                 "dropout": 0.0,
             },
-            "vision": {  # kinds clip, siglip: with the fields of their own configs
+            "vision": {  # kinds clip, siglip, cavp: with the fields of their own configs
                 "kind": "eva",
                 "patch": 16,
                 "width": 96,
@@ -315,11 +322,36 @@ def _published(config: ConfigDict) -> None:
             **compute,
         }
     )
-    eva = {"patch": 14, "width": 1408, "layers": 40, "heads": 16, "mlp": 6144, "head": 1024}
-    model.vision.update(eva)
-    model.vision.update(compute)
+    model.vision = ConfigDict(
+        {
+            "kind": "cavp",  # eva, clip, siglip
+            "width": 64,
+            "blocks": (3, 4, 6, 3),
+            "temporal": (False, False, True, True),  # convolutions over frames
+            "embedding": 512,
+            "dtype": "bfloat16",
+            "remat": False,
+        }
+    )
     config.init.update({"weights": "", "partial": ("^project_",)})
     config.loss.drop.update({"when": 0.0, "what": 0.1})
     config.sample.update({"steps": 150, "overlap": 43})
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})
     config.runtime.update({"workers": 8, "evaluate_every": 10_000, "save_every": 1_000})
+
+
+def _eva(config: ConfigDict) -> None:
+    config.model.vision = ConfigDict(
+        {
+            "kind": "eva",
+            "patch": 14,
+            "width": 1408,
+            "layers": 40,
+            "heads": 16,
+            "mlp": 6144,
+            "head": 1024,
+            "dtype": "bfloat16",
+            "scan": True,
+            "remat": "full",
+        }
+    )

@@ -47,7 +47,7 @@ def test_the_file_comes_back_exactly(prefix):
     assert convert.detect(state, None) == "cavp"
     converted = convert_file(state, CAVP)
     assert not converted.coverage.problems
-    found = SlowOnlyConfig(**converted.sizes["cavp"])
+    found = SlowOnlyConfig(**converted.sizes["vision"])
     assert found == SlowOnlyConfig(width=4, blocks=(1, 2, 1, 1), embedding=6)
     again = restore_file(converted.leaves, CAVP, converted.sizes, converted.spellings, {})
     assert again.keys() == state.keys()
@@ -62,7 +62,7 @@ def test_the_published_size_is_read_off_the_arrays():
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in cavp().items()}
     converted = convert_file(state, CAVP)
     assert not converted.coverage.problems
-    assert SlowOnlyConfig(**converted.sizes["cavp"]) == SlowOnlyConfig()
-    used = {p: x.size for p, x in converted.leaves.items() if p.startswith("cavp/")}
+    assert SlowOnlyConfig(**converted.sizes["vision"]) == SlowOnlyConfig()
+    used = {p: x.size for p, x in converted.leaves.items() if p.startswith("vision/")}
     assert sum(n for path, n in used.items() if not follows(path)) == 32_683_584
-    assert math.prod(converted.leaves["cavp/head/kernel"].shape) == 2048 * 512
+    assert math.prod(converted.leaves["vision/head/kernel"].shape) == 2048 * 512

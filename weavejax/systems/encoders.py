@@ -48,7 +48,7 @@ class Tower:
 
 
 def _eva(section: Any, inputs: Any) -> Tower:
-    config = _configured(vit.ViTConfig, section, image_size=inputs.size)
+    config = configured(vit.ViTConfig, section, image_size=inputs.size)
     return Tower(
         vit.ViT(config),
         vit.rules(config),
@@ -61,7 +61,7 @@ def _eva(section: Any, inputs: Any) -> Tower:
 
 def _clip_vision(section: Any, inputs: Any, *, siglip: bool) -> Tower:
     pooling = "attention" if siglip else "class"
-    config = _configured(
+    config = configured(
         clip_vision.ClipVisionConfig, section, image_size=inputs.size, pooling=pooling
     )
     tokens = config.patches + (not siglip)
@@ -78,7 +78,7 @@ def _clip_vision(section: Any, inputs: Any, *, siglip: bool) -> Tower:
 
 
 def _beats(section: Any, inputs: Any) -> Tower:
-    config = _configured(
+    config = configured(
         spectrogram.SpectrogramConfig, section, frames=inputs.audio_frames, mels=inputs.mels
     )
     tokens = (config.frames // config.patch) * (config.mels // config.patch)
@@ -93,7 +93,7 @@ def _beats(section: Any, inputs: Any) -> Tower:
 
 
 def _htsat(section: Any, inputs: Any) -> Tower:
-    config = _configured(htsat.HtsatConfig, section, frames=inputs.audio_frames, mels=inputs.mels)
+    config = configured(htsat.HtsatConfig, section, frames=inputs.audio_frames, mels=inputs.mels)
     return Tower(
         htsat.Htsat(config),
         htsat.rules(config),
@@ -106,7 +106,7 @@ def _htsat(section: Any, inputs: Any) -> Tower:
 
 def _bert(section: Any, inputs: Any, *, pad: int = 0, position_offset: int = 0) -> Tower:
     del inputs
-    config = _configured(bert.BertConfig, section, position_offset=position_offset)
+    config = configured(bert.BertConfig, section, position_offset=position_offset)
     return Tower(
         bert.Bert(config),
         bert.rules(config),
@@ -119,7 +119,7 @@ def _bert(section: Any, inputs: Any, *, pad: int = 0, position_offset: int = 0) 
 
 def _clip_text(section: Any, inputs: Any) -> Tower:
     del inputs
-    config = _configured(clip_text.ClipTextConfig, section, causal=True)
+    config = configured(clip_text.ClipTextConfig, section, causal=True)
 
     def prepare(tokens: Array) -> tuple[Array, Array]:
         # CLIP pads with the token that ends a text: only the first of them belongs to it.
@@ -168,7 +168,7 @@ def make_tower(part: str, config: Any) -> Tower:
         raise UserError(f"model.{part} ({kind}): {error}") from error
 
 
-def _configured(kind: Any, section: Any, **given: Any) -> Any:
+def configured(kind: Any, section: Any, **given: Any) -> Any:
     """An encoder's config from a section and what is given besides; ValueError says what is off."""
     wanted = {name: value for name, value in section.items() if name != "kind"}
     known = {field.name: field.default is MISSING for field in fields(kind)}

@@ -11,7 +11,6 @@ from their widths to that of cross-attention; `control/`.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from weavejax.ops.placement import split_batch
 from weavejax.ops.transformer import fan_in
 from weavejax.systems.base import Batch, Params, origin, under
 from weavejax.systems.encoders import Tower, make_tower
+from weavejax.systems.frame_towers import CAVP, make_frame_tower, run_tower, unit
 from weavejax.systems.oobleck import network
 
 STAGES = ("base", "control")
@@ -45,7 +45,6 @@ COPIES = {
     r"^control/(blocks\w*)/copy/(.*)$": r"dit/\1/\2",
     r"^control/(control|blocks\w*/residual)/kernel$": "",
 }
-TINY = 1e-12  # of a squared norm
 
 
 class Networks:
@@ -81,12 +80,14 @@ class Networks:
         self.text: Tower = make_tower("text", config)
         self.text_length = inputs.text_length
         self.joint = model.text.get("projection", 0)
-        self.vision: Tower | None = make_tower("vision", config) if inputs.side else None
+        self.vision = make_frame_tower(config) if inputs.side else None
         self.size, self.fps = inputs.size, inputs.fps
         self.frames = int(np.ceil(inputs.seconds * inputs.fps - 1e-6)) if self.vision else 0
-        self._check()
+        self._check(model.vision.get("kind"))
 
-    def _check(self) -> None:
+    def _check(self, vision: str | None) -> None:
+        if self.vision and self.train_towers and not self.controlled and vision == CAVP:
+            raise UserError("CAVP stays as it is: give --config.model.train_towers=False")
         if not self.text_length:
             raise UserError("inputs.text_length is 0: the meaning of a sound is its caption's")
         if any(stride % 2 for stride in self.oobleck.strides):
@@ -115,9 +116,7 @@ class Networks:
             made[name] = NumberConditioner(self.seconds).init(one, jnp.zeros(1))["params"]
         widths = {"project_meaning": self.joint or self.text.width}
         if self.vision:
-            frame = self.vision.prepare(jnp.zeros((1, self.size, self.size, 3), jnp.uint8))
-            found: Any = self.vision.network.init(keys["vision"], *frame, deterministic=True)
-            made["vision"] = found["params"]
+            made["vision"] = self.vision.init(keys["vision"])
             widths["project_vision"] = self.vision.width
         for n, (name, width) in enumerate(widths.items()):
             kernel = fan_in(
@@ -220,16 +219,13 @@ class Networks:
           `meaning` float32 [B, width], `frames` float32 [B, F, width], and their masks bool [B].
         """
         inputs = self.text.prepare(batch["text"])
-        said = _apply(self.text, params["text"], inputs, key, joint=bool(self.joint))
+        said = run_tower(self.text, params["text"], inputs, key, joint=bool(self.joint))
         # CLAP's embeddings lie on a sphere; a tower that learns with the rest may say how much.
-        pooled = _unit(said) if self.joint else self.text.pool(said, *inputs)
+        pooled = unit(said) if self.joint else self.text.pool(said, *inputs)
         found = {"meaning": pooled.astype(jnp.float32), "meaning_mask": batch["text_mask"]}
         if self.vision:
-            video = batch["video"]
-            frames = self.vision.prepare(video.reshape(-1, *video.shape[2:]))
             other = None if key is None else jax.random.fold_in(key, 1)
-            pooled = self.vision.pool(_apply(self.vision, params["vision"], frames, other), *frames)
-            found["frames"] = _unit(pooled).reshape(*video.shape[:2], -1)
+            found["frames"] = self.vision.see(params["vision"], batch["video"], other)
             found["frames_mask"] = batch["video_mask"]
         return found
 
@@ -338,7 +334,7 @@ class Networks:
             "dit": stable_dit.flops(self.dit, self.latents, tokens),
         }
         if self.vision:
-            found["vision"] = self.frames * self.vision.flops(0)
+            found["vision"] = self.frames * self.vision.flops
         if self.control:
             found["control"] = control_dit.flops(self.control, self.latents, tokens)
         return found
@@ -380,20 +376,7 @@ def start_control(fresh: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str
     return unflatten_dict(found, sep="/")
 
 
-def _apply(
-    tower: Tower, params: Any, inputs: tuple[Array, ...], key: Array | None, **how: Any
-) -> Array:
-    apply: Any = partial(tower.network.apply, deterministic=key is None, **how)
-    return apply({"params": params}, *inputs, rngs=None if key is None else {"dropout": key})
-
-
 def _project(params: Mapping[str, Array], x: Array) -> Array:
     """float32 [..., width] → [..., cross_width]."""
     kernel, bias = (params[name].astype(jnp.float32) for name in ("kernel", "bias"))
     return jnp.matmul(x.astype(jnp.float32), kernel) + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def _unit(x: Array) -> Array:
-    """Vectors of length 1, float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + TINY)

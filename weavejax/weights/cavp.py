@@ -1,5 +1,7 @@
 """CAVP's published checkpoint: its video half as parameters here.
 
+It stands at `vision/`, where Fol·AI has it (`systems.frame_towers`).
+
 Source: the state dict of Diff-Foley's first stage (arXiv 2306.17203, ``cavp_model.py``); keys may hold
 ``module.`` anywhere. The half that listens is kept and not used.
 """
@@ -33,7 +35,7 @@ def sizes(state: Arrays) -> SlowOnlyConfig:
 CAVP = Format(
     about="CAVP (Diff-Foley's first stage)",
     marks=(f"{ENCODER}conv1.conv.weight", f"{HEAD}.weight"),
-    parts=(Part("cavp/", "", SlowOnlyConfig, sizes, slow_only.table, slow_only.shapes),),
+    parts=(Part("vision/", "", SlowOnlyConfig, sizes, slow_only.table, slow_only.shapes),),
     official=lambda key: key.replace("module.", ""),
     kept={
         "the half that listens": r"^spec_(encoder|project_head)\.",
