@@ -19,12 +19,14 @@ Variants:
   published   the published control network, of 4 of 24 blocks, on Stable Audio Open and its
               autoencoder, and the published recipe: 44.1 kHz, windows of 215 latents, batch 48, AdamW
               at 1e-4, v at logit-normal times, 150 steps of dpmpp-3m-sde and a scale of 2 for what is
-              said. Meaning is the text embedding of CLAP (published training took that of the very
-              sound), and CAVP looks at 4 frames a second. `weavejax.convert` makes the folders of
-              stable-audio-open-1.0's model.safetensors, of transformers' laion/clap-htsat-unfused and
-              of Diff-Foley's first stage, then
+              said. Meaning is CLAP's embedding of the very sound in training, of a text or of another
+              sound in generation; CAVP looks at 4 frames a second. `weavejax.convert` makes the
+              folders of stable-audio-open-1.0's model.safetensors, of transformers'
+              laion/clap-htsat-unfused and of Diff-Foley's first stage, then
               --config.init.weights=weights/stable_audio --config.init.parts.text=weights/clap
-              --config.init.parts.vision=weights/cavp
+              --config.init.parts.audio=weights/clap --config.init.parts.vision=weights/cavp
+              Evaluation means by the captions; by the clip's own sound, which is to know part of the
+              answer, with --config.sample.prompt=audio.
               For folders of clips. It needs accelerators.
   published-eva   the same with EVA-CLIP-g of GRAM's checkpoint in the place of CAVP,
               --config.init.parts.vision=weights/gram
@@ -102,6 +104,9 @@ def _world() -> ConfigDict:
             "rate": 16_000,  # Hz
             "stereo": True,
             "onsets": 0,
+            "listens": "window",  # CLAP, in training
+            "audio_frames": 0,  # of what it listens to, 10 ms each; 0 leaves it out
+            "mels": 64,
             "text_length": 40,
             # That of the text tower; "captions" trains one on the captions; or a folder or hub name.
             "tokenizer": "runs/gram/tokenizer.json",
@@ -122,6 +127,7 @@ def _world() -> ConfigDict:
             "lowest": 0.3,  # σ/α of the last level before clean
             "highest": 500.0,  # and of the first
             "overlap": 25,  # of the windows of a longer clip, latents
+            "prompt": "text",  # clap: what evaluation means by; "audio": the clip's own sound
         }
     )
     # Where to start: converted weights (`weavejax.convert`) or a run, "" = random; regexes of
@@ -130,7 +136,7 @@ def _world() -> ConfigDict:
         {
             "weights": "runs/folai-base",
             "partial": (),
-            "parts": {"oobleck": "", "text": "", "vision": ""},
+            "parts": {"oobleck": "", "text": "", "vision": "", "audio": ""},
         }
     )
     config.optim = ConfigDict(
@@ -179,6 +185,7 @@ def _model() -> ConfigDict:
             "latent_scale": 1.0,  # of latents, for the diffusion to see them with a deviation of 1
             "normalise": False,  # every window to a peak of 1, as published; levels count here
             "flip": True,  # sound upside down, every other time in training
+            "meaning": "text",  # what training means by: the captions; "clap": the very sound
             "train_towers": False,  # of text and frames, in the first stage
             "train_projections": True,  # from them to tokens, in the second stage too
             "oobleck": {
@@ -283,13 +290,14 @@ def _published(config: ConfigDict) -> None:
             "side": 224,
             "size": 224,
             "rate": 44_100,
+            "audio_frames": 1001,
             "text_length": 77,
             "tokenizer": "laion/clap-htsat-unfused",
         }
     )
     model = config.model
     compute = {"dtype": "bfloat16", "scan": True, "remat": "full"}
-    model.update({"profile": "parity", "normalise": True})
+    model.update({"profile": "parity", "normalise": True, "meaning": "clap"})
     sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
     model.oobleck.update({**sizes, "latent": 64})
     model.dit.update(
@@ -320,6 +328,19 @@ def _published(config: ConfigDict) -> None:
             "dropout": 0.0,
             "projection": 512,
             **compute,
+        }
+    )
+    model.audio = ConfigDict(
+        {
+            "kind": "htsat",
+            "side": 256,
+            "patch": 4,
+            "window": 8,
+            "width": 96,
+            "depths": (2, 2, 6, 2),
+            "heads": (4, 8, 16, 32),
+            "projection": 512,
+            "dtype": "bfloat16",
         }
     )
     model.vision = ConfigDict(

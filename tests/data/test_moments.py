@@ -136,6 +136,21 @@ def test_a_hit_reaches_from_its_onset_to_the_next_and_is_repeated():
     assert not draw(short, spec)["hit_mask"]
 
 
+def test_all_of_a_window_may_be_heard():
+    spec = MomentSpec(
+        seconds=1.0, side=0, rate=48000, stereo=True, audio_frames=101, mels=16, listens="window"
+    )
+    wave = 0.3 * np.sin(np.arange(48000) / 9)
+    example = draw(Clip("a", audio=sound_file(wave, 48000)), spec)
+    heard = spec.heard(example["sound"].mean(1), 48000)
+    np.testing.assert_array_equal(example["hit"], heard)
+    assert example["hit_mask"]
+    assert not spec.empty()["hit_mask"]
+    # What is heard ends with the clip, and is repeated: silence is no part of it.
+    short = draw(Clip("a", audio=sound_file(wave[:24000], 48000)), spec)
+    assert short["hit"][60:90].mean() == pytest.approx(short["hit"][10:40].mean(), abs=1.0)
+
+
 def test_training_windows_are_shifted_with_their_onsets():
     spec = MomentSpec(seconds=0.5, side=0, rate=16000, stereo=False, onsets=4, shift=0.3)
     wave = np.zeros(16000)
@@ -165,6 +180,7 @@ def test_training_windows_are_shifted_with_their_onsets():
         ({"seconds": 0}, "must be above 0"),
         ({"shift": 1.0}, "shift must not be below 0, and needs sound without pictures"),
         ({"audio_frames": 100, "onsets": 0}, "audio_frames, of a hit, must be above 1"),
+        ({"listens": "song"}, "listens is 'song': it must be one of hit, window"),
     ],
 )
 def test_impossible_specs_are_one_line(fields, words):

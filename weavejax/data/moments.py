@@ -4,9 +4,10 @@ Times in an example are seconds from the beginning of its window. Augmentation o
 the published onset network has (SyncFusion, arXiv 2310.15247), as far as it is geometry: one random
 crop for all frames of a window. Colour is the system's affair, on the device.
 
-For SyncFusion's condition an example can hold one hit: what sounds from an onset to the next, as
-CLAP's audio encoder takes it. A short sound is repeated as often as it fits, as CLAP was trained;
-the published code first fills a batch's hits up to the longest with silence, and repeats that too.
+For a condition that is heard an example can hold a part of its sound as CLAP's audio encoder takes it:
+for SyncFusion's one hit, what sounds from an onset to the next; for Fol·AI's all of it. A short sound
+is repeated as often as it fits, as CLAP was trained; the published code of SyncFusion first fills a
+batch's hits up to the longest with silence, and repeats that too.
 """
 
 import math
@@ -27,6 +28,7 @@ from weavejax.ops import log_mel, onset_strength
 from weavejax.ops.resample import resample
 
 LABELS = ("controls", "sound")
+LISTENS = ("hit", "window")
 FULL_SCALE = 2**15 - 1  # sound is kept as 16-bit integers
 NO_TIME = -1.0  # fills up the list of onsets
 
@@ -51,6 +53,7 @@ class MomentSpec:
         what is left of it after the last.)
       audio_frames: of the mel spectrogram of a hit, 10 ms each; 0 leaves hits out.
       mels: its bands.
+      listens: what a hit is: a "hit", or all of the "window".
     """
 
     seconds: float = 2.0
@@ -66,6 +69,7 @@ class MomentSpec:
     shift: float = 0.0
     audio_frames: int = 0
     mels: int = 64
+    listens: str = "hit"
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or not self.fps > 0:
@@ -78,7 +82,10 @@ class MomentSpec:
             raise UserError("side and rate are both 0: neither pictures nor sound are left")
         if self.shift < 0 or (self.shift and (self.side or not self.rate)):
             raise UserError("shift must not be below 0, and needs sound without pictures")
-        if self.audio_frames and not (self.audio_frames > 1 and self.rate and self.onsets):
+        if self.listens not in LISTENS:
+            raise UserError(f"listens is {self.listens!r}: it must be one of {', '.join(LISTENS)}")
+        onsets = self.onsets or self.listens == "window"
+        if self.audio_frames and not (self.audio_frames > 1 and self.rate and onsets):
             raise UserError("audio_frames, of a hit, must be above 1, with a rate and onsets")
 
     @property
@@ -215,7 +222,8 @@ class MomentSpec:
         Returns:
           `video` uint8 [frames, size, size, 3], `sound` float32 [samples, channels] in [-1, 1],
           `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `hit` float32 [audio_frames,
-          mels], in dB, of an onset that is drawn, in evaluation the first; `text` int32 [text_length];
+          mels], in dB, of an onset that is drawn, in evaluation the first, or of all of the window;
+          `text` int32 [text_length];
           each with a bool `*_mask` [], as far as the spec has them.
         """
         del subtitle
@@ -235,7 +243,7 @@ class MomentSpec:
             example[f"{name}_mask"] = np.array(bool(decoded[f"{name}_mask"]))
         if self.audio_frames and decoded["sound_mask"]:
             heard = min(len(decoded["sound"]) - first, self.samples)
-            example |= self._hit(example["sound"][:heard], example["onsets"], rng)
+            example |= self._hit(example["sound"][:heard], example.get("onsets"), rng)
         if self.text_length:
             texts = [text for text in captions if text.strip()]
             if texts:
@@ -252,12 +260,15 @@ class MomentSpec:
         return int(rng.integers(max(len(decoded["sound"]) - self.samples, 0) + 1))
 
     def _hit(
-        self, sound: np.ndarray, onsets: np.ndarray, rng: np.random.Generator | None
+        self, sound: np.ndarray, onsets: np.ndarray | None, rng: np.random.Generator | None
     ) -> Example:
         """`hit` and its mask; nothing where no onset is followed by sound."""
-        starts = (onsets[onsets >= 0] * self.rate).astype(int)
-        ends = np.append(starts, len(sound))[1:] if len(starts) else starts
-        spans = [(a, b) for a, b in zip(starts, np.minimum(ends, len(sound)), strict=True) if a < b]
+        spans = [(0, len(sound))]
+        if self.listens == "hit":
+            assert onsets is not None
+            starts = (onsets[onsets >= 0] * self.rate).astype(int)
+            ends = np.minimum(np.append(starts[1:], len(sound)), len(sound))[: len(starts)]
+            spans = [(a, b) for a, b in zip(starts, ends, strict=True) if a < b]
         if not spans:
             return {}
         start, end = spans[0 if rng is None else int(rng.integers(len(spans)))]

@@ -107,6 +107,9 @@ def _batch_spec(networks: Networks, batch: int) -> dict[str, jax.ShapeDtypeStruc
         "text": ((networks.text_length,), jnp.int32),
         "text_mask": ((), jnp.bool_),
     }
+    if networks.audio:
+        spec["hit"] = (networks.hit, jnp.float32)
+        spec["hit_mask"] = ((), jnp.bool_)
     if networks.vision:
         size = networks.size
         spec["video"] = ((networks.frames, size, size, 3), jnp.uint8)

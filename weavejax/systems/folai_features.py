@@ -18,7 +18,7 @@ from weavejax.systems.folai_networks import Networks
 from weavejax.systems.latents import KIND, make_latents
 
 # Entries of `config.model` that they depend on; a scale is put to latents afterwards.
-MODEL = ("profile", "normalise", "oobleck", "text", "vision")
+MODEL = ("profile", "normalise", "oobleck", "meaning", "text", "vision")
 
 
 def known_sound(batch: Batch) -> Array:
@@ -39,7 +39,7 @@ def extract(networks: Networks, params: Params, batch: Batch) -> dict[str, Array
         "latent_mask": batch["sound_mask"],
         "envelope_latent": networks.told(params, networks.envelope(sound)),
         "envelope_latent_mask": batch["sound_mask"],
-        **networks.pooled(params, batch, None),
+        **networks.pooled(params, batch, None, training=True),
     }
 
 
@@ -61,8 +61,9 @@ def training_latents(networks: Networks, config: Any) -> Latents:
         "envelope_latent": latents,
         "meaning": (networks.joint or networks.text.width,),
     }
-    parts = ["oobleck", "text"]
+    parts = ["oobleck", "audio" if networks.audio else "text"]
     if networks.vision:
         arrays["frames"] = (networks.frames, networks.vision.width)
         parts.append("vision")
-    return make_latents(config, arrays, parts, {"model": MODEL}, unused=("onsets",))
+    sections = {"model": (*MODEL, *(("audio",) if networks.audio else ()))}
+    return make_latents(config, arrays, parts, sections, unused=("onsets",))

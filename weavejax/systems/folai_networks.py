@@ -6,8 +6,8 @@ cross-attention and the window's place in time is one token in front; the contro
 (`models.control_dit`) looks at the latents of the envelope.
 
 Parameters: `oobleck/`, `dit/`, `seconds_start/` and `seconds_total/`, named as `weavejax.convert` names
-those of Stable Audio Open; `text/` and `vision/`, the towers; `project_meaning/` and `project_vision/`,
-from their widths to that of cross-attention; `control/`.
+those of Stable Audio Open; `text/`, `vision/` and `audio/`, the towers; `project_meaning/` and
+`project_vision/`, from their widths to that of cross-attention; `control/`.
 """
 
 from collections.abc import Mapping
@@ -33,11 +33,12 @@ from weavejax.ops.transformer import fan_in
 from weavejax.systems.base import Batch, Params, origin, under
 from weavejax.systems.encoders import Tower, make_tower
 from weavejax.systems.frame_towers import CAVP, make_frame_tower, run_tower, unit
+from weavejax.systems.meanings import PROMPTS
 from weavejax.systems.oobleck import network
 
-STAGES = ("base", "control")
+STAGES, MEANINGS = ("base", "control"), ("text", "clap")
 SECONDS = ("seconds_start", "seconds_total")
-TOWERS, PROJECTIONS = ("text", "vision"), ("project_meaning", "project_vision")
+TOWERS, PROJECTIONS = ("text", "vision", "audio"), ("project_meaning", "project_vision")
 # `System.copies`: the control network starts as the first blocks of the base and its embedding; what
 # lies between them starts at zero.
 COPIES = {
@@ -53,6 +54,8 @@ class Networks:
     Attributes:
       controlled: whether there is a control network: the second of the two stages.
       train_towers: whether text and vision learn in the first.
+      audio: CLAP's, which gives the meaning in training, or None where texts do.
+      audio_first: whether a sound says what a clip means where a text does too.
       control: its sizes, or None.
       profile: "parity" or "better", of envelopes (`dials.envelope`) and latents: samples of what the
         encoder says, as published, or means.
@@ -80,6 +83,10 @@ class Networks:
         self.text: Tower = make_tower("text", config)
         self.text_length = inputs.text_length
         self.joint = model.text.get("projection", 0)
+        clap = _one_of("model.meaning", model.meaning, MEANINGS) == "clap"
+        self.audio = make_tower("audio", config) if clap else None
+        self.hit = (inputs.audio_frames, inputs.mels)
+        self.audio_first = _one_of("sample.prompt", config.sample.prompt, PROMPTS) == "audio"
         self.vision = make_frame_tower(config) if inputs.side else None
         self.size, self.fps = inputs.size, inputs.fps
         self.frames = int(np.ceil(inputs.seconds * inputs.fps - 1e-6)) if self.vision else 0
@@ -88,6 +95,8 @@ class Networks:
     def _check(self, vision: str | None) -> None:
         if self.vision and self.train_towers and not self.controlled and vision == CAVP:
             raise UserError("CAVP stays as it is: give --config.model.train_towers=False")
+        if self.audio:
+            self._check_clap()
         if not self.text_length:
             raise UserError("inputs.text_length is 0: the meaning of a sound is its caption's")
         if any(stride % 2 for stride in self.oobleck.strides):
@@ -97,6 +106,18 @@ class Networks:
                 f"inputs.seconds: a window of {self.samples} samples at {self.rate} Hz must be a "
                 f"multiple of the {self.hop} samples of a latent"
             )
+
+    def _check_clap(self) -> None:
+        sizes: Any = self.audio and self.audio.network
+        if not self.joint or sizes.config.projection != self.joint:
+            raise UserError(
+                "model.meaning 'clap' needs model.text.projection and model.audio.projection, the "
+                "same width: that of CLAP's space"
+            )
+        if not self.hit[0]:
+            raise UserError("model.meaning 'clap' listens to sound: set inputs.audio_frames")
+        if self.train_towers and not self.controlled:
+            raise UserError("CLAP stays as it is: give --config.model.train_towers=False")
 
     def init(self, key: Array) -> Params:
         """Parameters of all of them; the control network's are copies of the base's, and zeros."""
@@ -114,6 +135,10 @@ class Networks:
         for n, name in enumerate(SECONDS):
             one = jax.random.fold_in(key, n)
             made[name] = NumberConditioner(self.seconds).init(one, jnp.zeros(1))["params"]
+        if self.audio:
+            blank = self.audio.prepare(jnp.zeros((1, *self.hit)))
+            heard: Any = self.audio.network.init(keys["text"], *blank, deterministic=True)
+            made["audio"] = heard["params"]
         widths = {"project_meaning": self.joint or self.text.width}
         if self.vision:
             made["vision"] = self.vision.init(keys["vision"])
@@ -130,12 +155,12 @@ class Networks:
 
     def rules(self) -> tuple[Any, ...]:
         """Sharding table."""
-        vision = under("vision", self.vision.rules) if self.vision else ()
+        towers = {"text": self.text, "vision": self.vision, "audio": self.audio}
+        seen = (rule for n, tower in towers.items() if tower for rule in under(n, tower.rules))
         control = under("control", control_dit.rules(self.control)) if self.control else ()
         seconds = (rule for name in SECONDS for rule in under(name, number.rules(self.seconds)))
         return (
-            *under("text", self.text.rules),
-            *vision,
+            *seen,
             *under("oobleck", oobleck.rules(self.oobleck)),
             *under("dit", stable_dit.rules(self.dit)),
             *seconds,
@@ -206,41 +231,67 @@ class Networks:
         sound = oobleck.decode(params["oobleck"], self.oobleck, split_batch(latents / self.scale))
         return sound.astype(jnp.float32)
 
-    def pooled(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
-        """What the towers say of text and frames, whether a clip has them or not.
+    def pooled(
+        self, params: Params, batch: Batch, key: Array | None, *, training: bool
+    ) -> dict[str, Array]:
+        """What the towers say of text, or sound, and frames, whether a clip has them or not.
 
         Args:
           params: of the system.
           batch: `text`, `text_mask`; `video` [B, F, H, W, 3] of any length and `video_mask` where
-            there is a vision tower.
+            there is a vision tower; `hit` [B, audio_frames, mels] and `hit_mask` where CLAP listens,
+            always in training.
           key: of dropout; None = none.
+          training: the meaning is that of the sound where CLAP listens. Else it is that of the text,
+            or, where that lacks or with `audio_first`, of the sound.
 
         Returns:
           `meaning` float32 [B, width], `frames` float32 [B, F, width], and their masks bool [B].
         """
-        inputs = self.text.prepare(batch["text"])
-        said = run_tower(self.text, params["text"], inputs, key, joint=bool(self.joint))
-        # CLAP's embeddings lie on a sphere; a tower that learns with the rest may say how much.
-        pooled = unit(said) if self.joint else self.text.pool(said, *inputs)
-        found = {"meaning": pooled.astype(jnp.float32), "meaning_mask": batch["text_mask"]}
+        found = self._meaning(params, batch, key, training=training)
         if self.vision:
             other = None if key is None else jax.random.fold_in(key, 1)
             found["frames"] = self.vision.see(params["vision"], batch["video"], other)
             found["frames_mask"] = batch["video_mask"]
         return found
 
-    def seen(self, params: Params, batch: Batch, key: Array | None) -> dict[str, Array]:
+    def _meaning(
+        self, params: Params, batch: Batch, key: Array | None, *, training: bool
+    ) -> dict[str, Array]:
+        """`meaning` and its mask, see `pooled`."""
+        if self.audio and (training or "hit" in batch):
+            given = self.audio.prepare(batch["hit"])
+            heard = unit(run_tower(self.audio, params["audio"], given, None, joint=True))
+            if training:
+                return {"meaning": heard, "meaning_mask": batch["hit_mask"]}
+        inputs = self.text.prepare(batch["text"])
+        said = run_tower(self.text, params["text"], inputs, key, joint=bool(self.joint))
+        # CLAP's embeddings lie on a sphere; a tower that learns with the rest may say how much.
+        pooled = unit(said) if self.joint else self.text.pool(said, *inputs)
+        mask = batch["text_mask"]
+        if not self.audio or "hit" not in batch:
+            return {"meaning": pooled.astype(jnp.float32), "meaning_mask": mask}
+        listens = batch["hit_mask"] & (self.audio_first | ~mask)
+        meaning = jnp.where(listens[:, None], heard, pooled)
+        return {"meaning": meaning, "meaning_mask": mask | batch["hit_mask"]}
+
+    def seen(
+        self, params: Params, batch: Batch, key: Array | None, *, training: bool
+    ) -> dict[str, Array]:
         """What text and frames say, as tokens of cross-attention; zeros for what a clip lacks.
 
         Args:
           params: of the system.
           batch: as `pooled` takes it, or what that gave.
           key: of dropout; None = none.
+          training: as `pooled` takes it.
 
         Returns:
           `meaning` [B, 1, cross_width], `frames` [B, F, cross_width].
         """
-        said = batch if "meaning" in batch else self.pooled(params, batch, key)
+        said = batch
+        if "meaning" not in batch:
+            said = self.pooled(params, batch, key, training=training)
         found = {"meaning": _project(params["project_meaning"], said["meaning"])[:, None]}
         if self.vision:
             found["frames"] = _project(params["project_vision"], said["frames"])
@@ -271,7 +322,7 @@ class Networks:
           request: as `seen` takes it; where there is a control, `envelope` [B, length · hop, C], or
             of one window what `told` says of it, `envelope_latent` [B, K, T, latent].
           windows: over the clips.
-          key: of dropout and samples; None = none.
+          key: of dropout and samples, in training; None = none.
 
         Returns:
           `cross` [B · N, S, cross_width], `seconds` [B · N, 2 · cross_width], `what` bool [B · N];
@@ -280,7 +331,8 @@ class Networks:
         towers, drawn = (None, None) if key is None else tuple(jax.random.split(key))
         # What is frozen has no dropout.
         learning = self.train_towers and not self.controlled
-        seen = self.seen(params, request, towers if learning else None)
+        dropout = towers if learning else None
+        seen = self.seen(params, request, dropout, training=key is not None)
         cross = self.cross(seen, windows)
         count = len(cross)
         numbers = (0.0, self.samples / self.rate)
@@ -328,8 +380,9 @@ class Networks:
         """Multiply-adds of one example's forward pass in training, counted twice."""
         tokens = 1 + self.frames
         encoder = oobleck.flops(self.oobleck, self.samples)["encoder"]
+        said = self.audio.flops(0) if self.audio else self.text.flops(self.text_length)
         found = {
-            "text": self.text.flops(self.text_length),
+            "audio" if self.audio else "text": said,
             "oobleck": encoder * (1 + self.controlled),
             "dit": stable_dit.flops(self.dit, self.latents, tokens),
         }
