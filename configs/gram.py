@@ -40,13 +40,15 @@ Variants:
              a published set that you hold (datasets/README.md), with the small model of `files`, or,
              as in published-msrvtt, with the published one:
              --config configs/gram.py:published-msrvtt --config.data.options.root=DIR
+             For MSR-VTT, DiDeMo, ActivityNet, VATEX and AudioCaps that is the published finetuning: 2e-5,
+             batch 64 (MSR-VTT 32), 8 frames (MSR-VTT 4), from GRAM's weights (--config.init.weights=DIR).
              Not measured: none of these sets is on the machine of the figures above.
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
              EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
              (137.3 M), heads into 512 dimensions, the matching path (2.9 M): 1,244.9 M in all,
-             float32 parameters, bfloat16 compute. 2 frames of 224 pixels, 1,024 frames of 64 mels,
-             40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
+             float32 parameters, bfloat16 compute. 2 frames of 224 pixels in training and 8 in
+             evaluation, 1,024 frames of 64 mels, 40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
              (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
              code.
              The published run goes on from VAST's weights, without which this schedule is too short:
@@ -80,6 +82,14 @@ SETS = {
     "vatex": ({"test": "validation", "test_ids": "", "language": "en"}, {"crop": "squash"}),
     "vggsound": ({}, {"crop": "squash"}),
 }
+# Published finetuning of each: training rows (of MSR-VTT 20 captions a clip), epochs, batch, frames.
+FINETUNED = {
+    "activitynet": (10_009, 20, 64, 8),
+    "audiocaps": (49_838, 10, 64, 8),
+    "didemo": (8_394, 40, 64, 8),
+    "msrvtt": (180_000, 4, 32, 4),
+    "vatex": (14_060, 2.5, 64, 8),
+}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -101,8 +111,10 @@ def get_config(variant: str = "") -> ConfigDict:
         _published(config)
         _scale(config)
     elif data in SETS and architecture in ("", "published"):
-        _files(config) if not architecture else _published(config)
+        _published(config) if architecture else _files(config)
         _set(config, data)
+        if architecture and data in FINETUNED:
+            _finetuned(config, *FINETUNED[data])
     elif variant:
         known = f"files, matching, published, scale, small, smoke, {', '.join(SETS)}"
         raise ValueError(f"no variant {variant!r}; there are {known} and published-<one of these>")
@@ -132,7 +144,8 @@ def _world() -> ConfigDict:
     )
     config.inputs = ConfigDict(
         {
-            "frames": 2,  # frames of a clip that the model sees
+            "frames": 2,  # frames of a clip that the model sees in training
+            "test_frames": 0,  # and in evaluation; 0: as many
             "candidates": 8,  # frames of a clip that are decoded; training picks among them
             "size": 112,
             "crop": "squash",
@@ -312,6 +325,15 @@ def _set(config: ConfigDict, name: str) -> None:
         config.model.text.update({"vocab": 8192, "positions": 70})
 
 
+def _finetuned(config: ConfigDict, rows: int, epochs: float, batch: int, frames: int) -> None:
+    """The published finetuning of the published model on one set."""
+    config.batch = batch
+    config.steps = round(rows * epochs / batch)
+    # Three candidates for each frame that is shown: the middle one is the middle of its segment.
+    config.inputs.update({"frames": frames, "candidates": 24})
+    config.optim.update({"lr": 2e-5, "groups": ((r"^vision/", 0.025),)})
+
+
 def _smoke(config: ConfigDict) -> None:
     config.data.options.update({"train": 24, "test": 16})
     config.batch = 8
@@ -360,6 +382,7 @@ def _published(config: ConfigDict) -> None:
     config.steps = 586  # 150,000 clips once
     config.inputs.update(
         {
+            "test_frames": 8,
             "size": 224,
             "crop": "crop_flip",
             "audio_frames": 1024,
@@ -426,4 +449,4 @@ def _published(config: ConfigDict) -> None:
             "groups": ((r"^vision/", 0.005),),
         }
     )
-    config.runtime.update({"workers": 16, "evaluate_every": 200, "evaluate_batch": 256})
+    config.runtime.update({"workers": 16, "evaluate_every": 200, "evaluate_batch": 64})

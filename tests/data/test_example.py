@@ -1,5 +1,7 @@
 """Decoding a clip and drawing examples from it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from making_media import counting_movie, movie, numbered, quadrants, read_number, sound_file, tone
@@ -33,6 +35,18 @@ def test_evaluation_takes_the_published_frames() -> None:
     example = draw(Clip("a", counting_movie(32)))
     # Segments 0–3 and 4–7 of the candidates: element (4 + 1) // 2 - 1 = 1 of each.
     assert [read_number(p) for p in example["video"]] == [6, 22]
+
+
+def test_evaluation_may_see_more_frames_than_training() -> None:
+    spec = dataclasses.replace(SPEC, candidates=24, frames=4, test_frames=8)
+    decoded = decode_clip(Clip("a", counting_movie(48)), spec)
+    shown = sample_example(decoded, (), "", spec, TOKENIZER, None)["video"]
+    # The middle of each eighth, as without candidates beside it.
+    assert [read_number(p) for p in shown] == [3, 9, 15, 21, 27, 33, 39, 45]
+    assert (
+        sample_example(decoded, (), "", spec, TOKENIZER, example_rng(0, 0))["video"].shape[0] == 4
+    )
+    assert spec.empty()["video"].shape == shown.shape
 
 
 def test_training_draws_a_frame_of_each_segment() -> None:
@@ -194,6 +208,7 @@ def test_same_seed_same_example() -> None:
         {"resize": "cubic"},
         {"crop": "round"},
         {"frames": 9},
+        {"test_frames": 9},
         {"chunks": 0},
         {"text_length": 1},
         {"subtitle_length": 1},

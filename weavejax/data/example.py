@@ -49,7 +49,8 @@ class ExampleSpec:
     """Shapes and constants of an example.
 
     Attributes:
-      frames: frames per example, T.
+      frames: frames per example in training, T.
+      test_frames: frames in evaluation and of clips that are embedded; 0: as many as in training.
       size: side of a frame in pixels, S.
       crop: "squash" resizes to the square whatever the aspect ratio; "crop_flip" takes the
         central square, and in training a random 80–100 % of its area, mirrored half of the time.
@@ -73,6 +74,7 @@ class ExampleSpec:
     """
 
     frames: int = 2
+    test_frames: int = 0
     size: int = 112
     crop: str = "squash"
     resize: str = "bilinear"
@@ -102,16 +104,24 @@ class ExampleSpec:
                 f"front_end {self.front_end!r} needs a rate of {RATE} and at least 2 audio_frames, "
                 f"not {self.rate} and {self.audio_frames}"
             )
-        for kept, used in (("candidates", "frames"), ("chunk_candidates", "chunks")):
-            if not 0 < getattr(self, used) <= getattr(self, kept):
+        for kept, used, number in (
+            ("candidates", "frames", self.frames),
+            ("candidates", "test_frames", self.shown),
+            ("chunk_candidates", "chunks", self.chunks),
+        ):
+            if not 0 < number <= getattr(self, kept):
                 raise UserError(
-                    f"{used} is {getattr(self, used)}: it must be from 1 to {kept}, "
-                    f"{getattr(self, kept)}"
+                    f"{used} is {number}: it must be from 1 to {kept}, {getattr(self, kept)}"
                 )
         if self.text_length < 2 or self.subtitle_length in (1,) or self.subtitle_length < 0:
             raise UserError("text_length and subtitle_length must leave room for [CLS] and [SEP]")
         if not 0.0 <= self.lacking <= 1.0:
             raise UserError(f"lacking is {self.lacking}: it is a share, from 0 to 1")
+
+    @property
+    def shown(self) -> int:
+        """Frames of a clip in evaluation."""
+        return self.test_frames or self.frames
 
     @property
     def stored(self) -> dict[str, Field]:
@@ -279,14 +289,16 @@ def sample_example(
       spec: shapes.
       tokenizer: of captions and subtitles.
       rng: training: a random frame of each segment, random chunks, caption, crop and mirroring.
-        None: evaluation: the middle of each segment, the middle chunk, the first caption.
+        None: evaluation: the middle of each of `test_frames` segments, the middle chunk, the first
+        caption.
 
     Returns:
       `video` uint8 [T, S, S, 3], `audio` float32 [C, audio_frames, mels], `text` int32
       [text_length], each with a bool `*_mask` [] that is False where the modality is missing (its
       values are then zeros); `subtitle` and its mask when the spec has a subtitle length.
     """
-    frames = decoded["video"][_pick(spec.candidates, spec.frames, rng)]
+    count = spec.shown if rng is None else spec.frames
+    frames = decoded["video"][_pick(spec.candidates, count, rng)]
     if rng is not None and spec.crop == "crop_flip":
         frames = _random_crop(frames, rng)
     audio = np.zeros((spec.chunks, spec.audio_frames, spec.mels), np.float32)
@@ -321,10 +333,10 @@ def lose_stream(
 
 
 def empty_example(spec: ExampleSpec) -> dict[str, np.ndarray]:
-    """An example of the right shapes with every modality missing."""
+    """An example of evaluation's shapes with every modality missing."""
     side, mels = spec.size, (spec.chunks, spec.audio_frames, spec.mels)
     example: dict[str, np.ndarray] = {
-        "video": np.zeros((spec.frames, side, side, 3), np.uint8),
+        "video": np.zeros((spec.shown, side, side, 3), np.uint8),
         "video_mask": np.array(False),
         "audio": np.zeros(mels, np.float32),
         "audio_mask": np.array(False),

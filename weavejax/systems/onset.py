@@ -57,9 +57,7 @@ def build(config: Any) -> System:
             name: jax.ShapeDtypeStruct((config.batch, *shape), dtype)
             for name, (shape, dtype) in spec.items()
         },
-        init=lambda key: R2Plus1D(network).init(
-            key, jnp.zeros((1, 2, 32, 32, 3)), deterministic=True
-        )["params"],
+        init=partial(_init, network),
         loss=partial(_loss, network, config.loss, inputs.fps),
         embed=partial(_embed, network, inputs.fps),
         rules=r2plus1d.rules(network),
