@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from weavejax.metrics.detection import candidates, measure_detection
+from weavejax.metrics.detection import balanced_entropy, candidates, measure_detection
 from weavejax.metrics.measured import Taken
 
 FPS = 15.0
@@ -31,6 +31,10 @@ def test_candidates_are_peaks_at_the_middles_of_their_frames():
 def test_a_perfect_detector_scores_one_whatever_the_phase_of_the_onsets():
     truth = [np.array([0.01, 0.7, 1.99]), np.array([0.5])]
     found = scores([logits_of(t) for t in truth], truth)
+    # Logits of ±3: a loss of log(1 + e⁻³) wherever it stands, twice that for the weight of the hits.
+    assert found.pop("detector_bce_balanced_frames") == pytest.approx(
+        np.log1p(np.exp(-3.0)) * 2 * 56 / 60
+    )
     for name, value in found.items():
         assert value == pytest.approx(1.0), name
 
@@ -45,6 +49,16 @@ def test_misses_and_false_alarms_lower_what_they_should():
     noisy[25] = 5.0  # more certain than both, which are equal
     late = scores([noisy], truth)
     assert late["detector_ap_clips_50ms"] == pytest.approx(2 / 3)
+
+
+def test_the_cross_entropy_is_the_one_that_the_network_is_trained_by():
+    rng = np.random.default_rng(0)
+    labels, logits = (rng.random(40) < 0.2).astype(float), rng.normal(size=40)
+    chance = 1 / (1 + np.exp(-logits))
+    weight = (40 - labels.sum()) / labels.sum()
+    naive = -(weight * labels * np.log(chance) + (1 - labels) * np.log(1 - chance)).mean()
+    assert balanced_entropy(labels, logits) == pytest.approx(naive)
+    assert balanced_entropy(np.zeros(3), np.full(3, 1e4)) == pytest.approx(1e4)
 
 
 def test_tolerances_tell_how_late_a_detection_is():

@@ -60,8 +60,9 @@ def measure_detection(
     Returns:
       `detector_ap_clips_<t>ms`, mean over clips (a clip without onsets, of which none was found, has no
       value; misses count in the recall); `detector_ap_pooled_<t>ms`, of all clips' candidates in one
-      list; `detector_f1_clips_<t>ms`; `detector_count_acc_candidates`; and
-      `detector_ap_balanced_frames` as SyncFusion's trainer takes it.
+      list; `detector_f1_clips_<t>ms`; `detector_count_acc_candidates`; and, as SyncFusion's trainer takes
+      them batch by batch, `detector_ap_balanced_frames` and `detector_bce_balanced_frames`, a frame's
+      cross-entropy in nats where frames with an onset weigh as much as all others.
     """
     found = [candidates(each, fps) for each in logits]
     certain = [_certain(each, threshold) for each in found]
@@ -86,7 +87,26 @@ def measure_detection(
         return balanced_average_precision(joined[0], joined[1])
 
     results.append(_measure("detector_ap_balanced_frames", balanced, len(rows), taken))
+
+    def entropy(chosen: np.ndarray) -> float:
+        joined = np.concatenate([rows[n] for n in chosen], axis=1)
+        return balanced_entropy(joined[0], joined[1])
+
+    results.append(_measure("detector_bce_balanced_frames", entropy, len(rows), taken))
     return results
+
+
+def balanced_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean binary cross-entropy of frames, in nats, the positive ones weighed by (N - P) / P.
+
+    Args:
+      labels: 0 or 1, any shape; N of them, P are 1.
+      logits: same shape.
+    """
+    positive, logits = np.asarray(labels) > 0, np.asarray(logits, np.float64)
+    weight = (positive.size - positive.sum()) / max(positive.sum(), 1)
+    missed, false = np.logaddexp(0.0, -logits), np.logaddexp(0.0, logits)
+    return float(np.where(positive, weight * missed, false).mean())
 
 
 def _measure(variant: str, statistic: Statistic, clips: int, taken: Taken) -> Measured:

@@ -86,6 +86,7 @@ PUBLISHED = (
                 "onset network",
                 "onset",
                 {
+                    "BCE": ("onsets/detector_bce_balanced_frames", 1.0),
                     "#Onset Acc": ("onsets/detector_count_acc_candidates", 100.0),
                     "AP": ("onsets/detector_ap_balanced_frames", 100.0),
                     "AP within 50 ms, sound": ("onsets/detector_ap_clips_50ms", 100.0),
