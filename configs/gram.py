@@ -40,17 +40,18 @@ Variants:
              a published set that you hold (datasets/README.md), with the small model of `files`, or,
              as in published-msrvtt, with the published one:
              --config configs/gram.py:published-msrvtt --config.data.options.root=DIR
-             For MSR-VTT, DiDeMo, ActivityNet, VATEX and AudioCaps that is the published finetuning: 2e-5,
-             batch 64 (MSR-VTT 32), 8 frames (MSR-VTT 4), from GRAM's weights (--config.init.weights=DIR).
+             For MSR-VTT, DiDeMo, ActivityNet, VATEX and AudioCaps that is the published finetuning:
+             2e-5, batch 64 (MSR-VTT 32), 8 frames (MSR-VTT 4), from GRAM's weights
+             (--config.init.weights=DIR).
              Not measured: none of these sets is on the machine of the figures above.
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
              EVA-CLIP-g (1,012.6 M parameters), BEATs (90.3 M), BERT-base with cross-attention
              (137.3 M), heads into 512 dimensions, the matching path (2.9 M): 1,244.9 M in all,
              float32 parameters, bfloat16 compute. 2 frames of 224 pixels in training and 8 in
-             evaluation, 1,024 frames of 64 mels, 40 caption and 70 subtitle tokens; batch 256, one pass over 150,000 clips, AdamW at 1e-4
-             (5e-7 for the image tower), label smoothing 0.1, gradients stopped as in the published
-             code.
+             evaluation, 1,024 frames of 64 mels, 40 caption and 70 subtitle tokens; batch 256, one
+             pass over 150,000 clips, AdamW at 1e-4 (5e-7 for the image tower), label smoothing 0.1,
+             gradients stopped as in the published code.
              The published run goes on from VAST's weights, without which this schedule is too short:
              `weavejax.convert`, then --config.init.weights=DIR. A tenth of the matching loss on
              video and audio; evaluation reranks the nearest 50. LoRA: --config.lora.rank=8.

@@ -60,9 +60,9 @@ def measure_detection(
     Returns:
       `detector_ap_clips_<t>ms`, mean over clips (a clip without onsets, of which none was found, has no
       value; misses count in the recall); `detector_ap_pooled_<t>ms`, of all clips' candidates in one
-      list; `detector_f1_clips_<t>ms`; `detector_count_acc_candidates`; and, as SyncFusion's trainer takes
-      them batch by batch, `detector_ap_balanced_frames` and `detector_bce_balanced_frames`, a frame's
-      cross-entropy in nats where frames with an onset weigh as much as all others.
+      list; `detector_f1_clips_<t>ms`; `detector_count_acc_candidates`; and, as SyncFusion's trainer
+      takes them batch by batch, `detector_ap_balanced_frames` and `detector_bce_balanced_frames`, a
+      frame's cross-entropy in nats where frames with an onset weigh as much as all others.
     """
     found = [candidates(each, fps) for each in logits]
     certain = [_certain(each, threshold) for each in found]
