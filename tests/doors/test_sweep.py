@@ -34,6 +34,7 @@ status = json.loads(os.environ.get("STATUS", "{}")).get(folder.name, 0)
 if status == 0:
     (folder / "results.json").write_text('{"step": 12}')
 print("ran", folder.name, *sys.argv[2:], flush=True)
+print("compiled in", os.environ["JAX_COMPILATION_CACHE_DIR"])
 sys.exit(status)
 """
 DRIVER = """
@@ -82,6 +83,19 @@ def test_all_run_in_order_and_failures_are_reported(room):
     assert "--config.loss.score=cosine" in ran[1]
     assert "left)" in printed
     assert "2 done, 0 finished before, 1 failed; seed-1 (status 7)" in printed
+
+
+@pytest.mark.parametrize("given", ["", "elsewhere"])
+def test_the_runs_share_their_compiled_programs(room, monkeypatch, given):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    process = start(room, **({"JAX_COMPILATION_CACHE_DIR": given} if given else {}))
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    place = given or str(room / "runs" / "compiled")
+    assert [x for x in printed.splitlines() if x.startswith("compiled")] == [
+        f"compiled in {place}"
+    ] * 3
+    assert given or (room / "runs" / "compiled").stat().st_mode & 0o777 == 0o700
 
 
 def test_only_mistakes_make_it_a_mistake(room):

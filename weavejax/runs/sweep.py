@@ -21,7 +21,7 @@ from weavejax.errors import UserError
 from weavejax.runtime import cli
 from weavejax.runtime.records import duration
 from weavejax.runtime.workdir import check_workdir, read_json
-from weavejax.storage import storage
+from weavejax.storage import Storage, is_remote, storage
 
 FLAGS = {
     "sweep": "a file of runs (configs/sweeps/…): trains each, in WORKDIR/<name>; finished ones are"
@@ -185,7 +185,11 @@ def _finished(entry: Entry) -> bool:
 
 
 def _run_all(entries: Sequence[Entry], title: str) -> int:
-    """One after another; a failure does not keep the others from running."""
+    """One after another; a failure does not keep the others from running.
+
+    Runs that differ in nothing but numbers are one program, which the first of them compiles for all.
+    """
+    environment = _shared_programs(storage(entries[0].workdir).parent)
     failed: dict[str, int] = {}
     took: list[float] = []
     waiting = [entry for entry in entries if not _finished(entry)]
@@ -196,7 +200,7 @@ def _run_all(entries: Sequence[Entry], title: str) -> int:
             done = f"{number} of {len(waiting)} done" + (f", {skipped} before" if skipped else "")
             print(f"sweep {title}: {entry.name} ({done}{left})", flush=True)
             began = time.monotonic()
-            status = children.call(_command(entry))
+            status = children.call(_command(entry), environment)
             took.append(time.monotonic() - began)
             if children.signalled or status in (PREEMPTED, 130, 143):
                 print(
@@ -214,6 +218,16 @@ def _run_all(entries: Sequence[Entry], title: str) -> int:
     if not failed:
         return 0
     return MEND if set(failed.values()) == {MEND} else 1
+
+
+def _shared_programs(base: Storage) -> dict[str, str]:
+    """The environment of the runs, with one directory of compiled programs below `base`."""
+    environment = dict(os.environ)
+    if not is_remote(base) and "JAX_COMPILATION_CACHE_DIR" not in environment:
+        # Its owner's alone, as in `workdir.keep_compiled`.
+        (base / "compiled").mkdir(parents=True, exist_ok=True, mode=0o700)
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(base / "compiled")
+    return environment
 
 
 def _left(took: Sequence[float], runs: int) -> str:
@@ -239,11 +253,11 @@ class _Children:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def call(self, command: Sequence[str]) -> int:
+    def call(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
         """The exit status of a command, 128 + n when signal n ended it."""
         if self.signalled:
             return PREEMPTED
-        self._child = subprocess.Popen(command, process_group=0)
+        self._child = subprocess.Popen(command, env=environment, process_group=0)
         if self.signalled:  # between the two lines above
             self._child.send_signal(signal.SIGTERM)
         status = self._child.wait()
