@@ -3,6 +3,7 @@
 import fcntl
 import os
 
+import hypothesis
 import jax
 import pytest
 from jax._src import compiler
@@ -12,6 +13,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Property tests try the same examples in every run, so that a run tells of the code alone;
+# `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 kept_or_compiled = compiler.compile_or_get_cached
 

@@ -41,8 +41,10 @@ def test_a_class_decodes_to_its_upper_edge_and_silence_to_0():
 @given(st.floats(0, 1))
 def test_a_level_decodes_to_within_a_class(level):
     decoded = float(dequantise(quantise(np.array(level))))
-    # Classes are narrowest at the floor and widest, 5.8 % of full scale, at the top.
-    assert abs(decoded - level) <= (0.01 if level < 0.01 else 0.0012 + 0.059 * level)
+    # The edges but for 1/μ are a geometric row: a class is as wide as its lower edge says.
+    lowest = np.log(1 + 63 * 0.01) / np.log(64)
+    width = np.expm1(np.log(64) * (1 - lowest) / 63) * (level + 1 / 63)
+    assert abs(decoded - level) <= (0.01 if level < 0.01 else width + 1e-7)
 
 
 def test_fol_ai_decodes_the_same_integers_otherwise():
