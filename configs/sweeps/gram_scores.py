@@ -14,7 +14,7 @@ Result:  runs/gram_scores/compare.md, with intervals
 """
 
 SHARED = {
-    "init.weights": "runs/gram_small",
+    "init.weights": "runs/gram-small",
     "init.partial": (
         r"^head/fused/",
         r"^score/",

@@ -60,6 +60,7 @@ def one_device(monkeypatch):
     """As on a machine with one device."""
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     monkeypatch.setattr(restore, "make_mesh", lambda shape: mesh)
+    monkeypatch.setattr(restore, "keep_compiled", lambda place: None)  # it is this process's affair
 
 
 opening = restore.open_model

@@ -1,13 +1,17 @@
 """A working directory belongs to one config."""
 
 import json
+import os
+from pathlib import Path
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
 from weavejax.errors import UserError
 from weavejax.runtime.records import MetricWriter, read_rows
-from weavejax.runtime.workdir import open_workdir, read_config
+from weavejax.runtime.workdir import keep_compiled, open_workdir, read_config
+from weavejax.storage import storage
 
 
 def config(**changes):
@@ -65,3 +69,22 @@ def test_metric_rows_after_the_checkpoint_are_written_again_not_twice(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 0.5), (3, 0.5)]
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_programs_are_kept_where_nobody_else_writes(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+
+    def place(directory):
+        keep_compiled(directory)
+        return Path(told["jax_compilation_cache_dir"])
+
+    run, home = tmp_path / "run", tmp_path / "home/.cache/weavejax/compiled"
+    assert place(run) == run / "compiled"
+    assert (run / "compiled").stat().st_mode & 0o777 == 0o700
+    assert place(None) == place(storage("s3://bucket/run")) == home
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert place(run) == home

@@ -14,7 +14,7 @@ from weavejax.runtime import cli
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.mesh import make_mesh
 from weavejax.runtime.step import evaluated_params, lay_out
-from weavejax.runtime.workdir import read_config
+from weavejax.runtime.workdir import keep_compiled, read_config
 from weavejax.storage import Storage, storage
 from weavejax.systems.base import System
 
@@ -63,11 +63,19 @@ def parse(argv: Sequence[str], doc: str, own: Mapping[str, str]) -> cli.Argument
 
 
 def open_model(arguments: cli.Arguments) -> Trained:
-    """The model that a command line of `parse` names; raises as `restore` and `from_weights`."""
+    """The model that a command line of `parse` names; raises as `restore` and `from_weights`.
+
+    What is compiled for it from now on is kept for the next start.
+    """
     values = arguments.values
     if arguments.config is not None:
-        return from_weights(arguments.config, values["weights"])
-    return restore(storage(values["workdir"]), values["step"])
+        trained = from_weights(arguments.config, values["weights"])
+        keep_compiled(None)
+    else:
+        workdir = storage(values["workdir"])
+        trained = restore(workdir, values["step"])
+        keep_compiled(workdir)
+    return trained
 
 
 def restore(workdir: Storage, which: str = "") -> Trained:

@@ -54,11 +54,12 @@ def open_workdir(path: str | Storage, config: Any) -> Storage:
     return directory
 
 
-def keep_compiled(directory: Storage) -> None:
+def keep_compiled(directory: Storage | None) -> None:
     """Compiled programs go to `compiled/` there, so that the next start need not compile again.
 
-    Of a run on an object store they go to `~/.cache/weavejax/compiled`. Whoever can write a program
-    there can run it: the directory is its owner's. JAX_COMPILATION_CACHE_DIR names another one.
+    Without a directory, on an object store, and where the directory is somebody else's, they go to
+    `~/.cache/weavejax/compiled`: whoever can write a program there can run it, as whoever reads it.
+    JAX_COMPILATION_CACHE_DIR names another one.
 
     Nothing is kept of programs for several CPU devices: read back, they do not run their collectives in
     the order in which they were compiled to, and wait for one another for ever (jaxlib 0.10.2).
@@ -68,11 +69,19 @@ def keep_compiled(directory: Storage) -> None:
         compilation_cache.reset_cache()  # it may have been asked already
         return
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        place = Path.home() / ".cache/weavejax" if is_remote(directory) else directory
+        place: Storage = Path.home() / ".cache/weavejax"
+        if directory is not None and not is_remote(directory) and _mine(Path(directory)):
+            place = directory
         (place / "compiled").mkdir(parents=True, exist_ok=True, mode=0o700)
         jax.config.update("jax_compilation_cache_dir", str(place / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _mine(directory: Path) -> bool:
+    """Whether the directory, and what is kept in it, is this user's own."""
+    there = [place for place in (directory, directory / "compiled") if place.exists()]
+    return all(place.stat().st_uid == os.getuid() for place in there)
 
 
 def _plain(config: Any) -> Any:
