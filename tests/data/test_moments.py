@@ -122,18 +122,18 @@ def test_a_hit_reaches_from_its_onset_to_the_next_and_is_repeated():
     )
     frequencies = (500, 1500, 3000, 6000)
     given = Clip("a", audio=tones(*frequencies), controls=controls(0.25, 0.5, 0.75))
-    seen = {draw(given, spec, seed)["hit"].tobytes() for seed in range(12)}
+    seen = {draw(given, spec, seed)["heard"].tobytes() for seed in range(12)}
     assert len(seen) == 3
     example = draw(given, spec)
-    assert example["hit"].shape == (101, 16)
+    assert example["heard"].shape == (101, 16)
     # The first onset's, again and again: one band is loudest all the time, as of that tone alone.
-    alone = draw(Clip("b", audio=tones(1500), controls=controls(0.0)), spec)["hit"]
+    alone = draw(Clip("b", audio=tones(1500), controls=controls(0.0)), spec)["heard"]
     loudest = alone[50].argmax()
-    assert (example["hit"][2:-2].argmax(1) == loudest).mean() > 0.9
-    assert not draw(Clip("a", audio=tones(500), controls=controls()), spec)["hit_mask"]
-    assert not spec.empty()["hit_mask"]
+    assert (example["heard"][2:-2].argmax(1) == loudest).mean() > 0.9
+    assert not draw(Clip("a", audio=tones(500), controls=controls()), spec)["heard_mask"]
+    assert not spec.empty()["heard_mask"]
     short = Clip("a", audio=sound_file(0.3 * np.ones(8000)), controls=controls(0.6))
-    assert not draw(short, spec)["hit_mask"]
+    assert not draw(short, spec)["heard_mask"]
 
 
 def test_all_of_a_window_may_be_heard():
@@ -143,12 +143,12 @@ def test_all_of_a_window_may_be_heard():
     wave = 0.3 * np.sin(np.arange(48000) / 9)
     example = draw(Clip("a", audio=sound_file(wave, 48000)), spec)
     heard = spec.heard(example["sound"].mean(1), 48000)
-    np.testing.assert_array_equal(example["hit"], heard)
-    assert example["hit_mask"]
-    assert not spec.empty()["hit_mask"]
+    np.testing.assert_array_equal(example["heard"], heard)
+    assert example["heard_mask"]
+    assert not spec.empty()["heard_mask"]
     # What is heard ends with the clip, and is repeated: silence is no part of it.
     short = draw(Clip("a", audio=sound_file(wave[:24000], 48000)), spec)
-    assert short["hit"][60:90].mean() == pytest.approx(short["hit"][10:40].mean(), abs=1.0)
+    assert short["heard"][60:90].mean() == pytest.approx(short["heard"][10:40].mean(), abs=1.0)
 
 
 def test_training_windows_are_shifted_with_their_onsets():

@@ -31,7 +31,7 @@ def with_clap(variant="smoke", **changes):
 def heard(seed=0):
     rng = np.random.default_rng(seed)
     hit = rng.normal(-40, 20, (BATCH, FRAMES, MELS)).astype(np.float32)
-    return batch_of() | {"hit": hit, "hit_mask": np.ones(BATCH, bool)}
+    return batch_of() | {"heard": hit, "heard_mask": np.ones(BATCH, bool)}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_training_listens_and_does_not_read(told):
     usual = float(loss(batch))
     other = {**batch, "text": batch["text"][::-1], "text_mask": np.zeros(BATCH, bool)}
     assert float(loss(other)) == usual
-    assert abs(float(loss({**batch, "hit": batch["hit"][::-1]})) - usual) > 1e-5 * usual
+    assert abs(float(loss({**batch, "heard": batch["heard"][::-1]})) - usual) > 1e-5 * usual
     features = jax.jit(system.features)(params, batch)
     np.testing.assert_allclose(features["meaning"], said, atol=1e-6)
     assert float(loss(features)) == pytest.approx(usual, rel=1e-5)
@@ -68,7 +68,7 @@ def test_training_listens_and_does_not_read(told):
 def test_generation_reads_and_listens_where_there_is_no_text(told):
     _, _, meaning = told
     batch = heard()
-    alone = {name: x for name, x in batch.items() if not name.startswith("hit")}
+    alone = {name: x for name, x in batch.items() if not name.startswith("heard")}
     read, _ = meaning(alone)
     heard_, _ = meaning(batch, training=True)
     np.testing.assert_allclose(meaning(batch)[0], read, atol=1e-6)
@@ -76,7 +76,7 @@ def test_generation_reads_and_listens_where_there_is_no_text(told):
     mixed, known = meaning({**batch, "text_mask": some})
     np.testing.assert_allclose(mixed, np.where(some[:, None], read, heard_), atol=1e-6)
     assert known.all()
-    silent = {**batch, "text_mask": some, "hit_mask": np.zeros(BATCH, bool)}
+    silent = {**batch, "text_mask": some, "heard_mask": np.zeros(BATCH, bool)}
     np.testing.assert_array_equal(meaning(silent)[1], some)
 
 
@@ -95,7 +95,7 @@ def test_clap_is_frozen_in_both_stages_and_kept_with_the_features():
         assert system.frozen("text/x")
         assert system.latents.parts == ("oobleck", "audio")
         assert system.latents.key["model.audio.projection"] == JOINT
-        assert {"hit", "hit_mask"} < set(system.batch_spec)
+        assert {"heard", "heard_mask"} < set(system.batch_spec)
         assert "text" not in system.flops
 
 

@@ -54,8 +54,8 @@ def batch():
         "sound": rng.normal(size=(8, 800, 1)).astype(np.float32) * 0.05,
         "onsets": np.tile(np.array([0.01, 0.05, -1], np.float32), (8, 1)),
         "text": rng.integers(2, 30, (8, 8)).astype(np.int32),
-        "hit": rng.normal(-40, 20, (8, FRAMES, MELS)).astype(np.float32),
-    } | {f"{name}_mask": np.ones(8, bool) for name in ("sound", "onsets", "text", "hit")}
+        "heard": rng.normal(-40, 20, (8, FRAMES, MELS)).astype(np.float32),
+    } | {f"{name}_mask": np.ones(8, bool) for name in ("sound", "onsets", "text", "heard")}
 
 
 def drawn(init):
@@ -81,11 +81,11 @@ def test_training_looks_at_hits_and_leaves_clap_as_it_is(config, batch):
     assert not any(np.any(leaf) for path, leaf in one.items() if system.frozen(path))
     path = "network/unet/level_0/down_0/cross/value/kernel"
     assert np.any(one[path])
-    for name, matters in (("text", False), ("hit", True)):
+    for name, matters in (("text", False), ("heard", True)):
         other = slopes(params, {**batch, name: batch[name][::-1].copy()})
         assert np.any(tree.flatten(other)[path] != one[path]) == matters
-    assert system.batch_spec["hit"].shape == (8, FRAMES, MELS)
-    assert recipe(config).empty()["hit"].shape == (FRAMES, MELS)
+    assert system.batch_spec["heard"].shape == (8, FRAMES, MELS)
+    assert recipe(config).empty()["heard"].shape == (FRAMES, MELS)
 
 
 def test_the_token_is_of_the_hit_in_training_and_of_the_text_in_generation(config, batch):
@@ -105,7 +105,7 @@ def test_the_token_is_of_the_hit_in_training_and_of_the_text_in_generation(confi
     mixed = np.asarray(token(params, some, None))
     np.testing.assert_allclose(mixed[:4], read[:4], rtol=1e-5)
     np.testing.assert_allclose(mixed[4:], heard[4:], rtol=1e-5)
-    alone = {"hit": batch["hit"], "hit_mask": batch["hit_mask"]}
+    alone = {"heard": batch["heard"], "heard_mask": batch["heard_mask"]}
     np.testing.assert_allclose(token(params, alone, None), heard, rtol=1e-5)
     config.sample.prompt = "audio"
     asked = make_meaning(config).token(params, batch, None)
@@ -114,9 +114,9 @@ def test_the_token_is_of_the_hit_in_training_and_of_the_text_in_generation(confi
 
 def test_whether_there_is_a_meaning(config, batch):
     made = make_meaning(config)
-    given = {**batch, "hit_mask": np.arange(8) < 2, "text_mask": np.arange(8) % 4 == 0}
-    np.testing.assert_array_equal(made.known(given, training=True), given["hit_mask"])
-    either = given["hit_mask"] | given["text_mask"]
+    given = {**batch, "heard_mask": np.arange(8) < 2, "text_mask": np.arange(8) % 4 == 0}
+    np.testing.assert_array_equal(made.known(given, training=True), given["heard_mask"])
+    either = given["heard_mask"] | given["text_mask"]
     np.testing.assert_array_equal(made.known(given, training=False), either)
     texts = {"text_mask": given["text_mask"]}
     np.testing.assert_array_equal(made.known(texts, training=False), given["text_mask"])
@@ -130,7 +130,7 @@ def test_the_published_variant_has_the_published_sizes():
     layout = lay_out(system, config, make_mesh({"data": 1}, jax.devices()[:1]))
     network = jax.tree.leaves(layout.shapes.params["network"])
     assert sum(leaf.size for leaf in network) == 215_444_808
-    assert system.batch_spec["hit"].shape == (8, 1001, 64)
+    assert system.batch_spec["heard"].shape == (8, 1001, 64)
     shapes = {n: x.shape for n, x in recipe(config).empty().items()}
     assert all(spec.shape[1:] == shapes[name] for name, spec in system.batch_spec.items())
 

@@ -51,9 +51,9 @@ class MomentSpec:
       shift: seconds by which a training window begins later than it would, at most and at random, as
         far as the clip has sound. (The published code moves all windows of a clip together, by at most
         what is left of it after the last.)
-      audio_frames: of the mel spectrogram of a hit, 10 ms each; 0 leaves hits out.
+      audio_frames: of the mel spectrogram of what is `heard`, 10 ms each; 0 leaves it out.
       mels: its bands.
-      listens: what a hit is: a "hit", or all of the "window".
+      listens: what is heard: one "hit", or all of the "window".
     """
 
     seconds: float = 2.0
@@ -221,7 +221,7 @@ class MomentSpec:
 
         Returns:
           `video` uint8 [frames, size, size, 3], `sound` float32 [samples, channels] in [-1, 1],
-          `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `hit` float32 [audio_frames,
+          `onsets` float32 [onsets], seconds, filled up with `NO_TIME`; `heard` float32 [audio_frames,
           mels], in dB, of an onset that is drawn, in evaluation the first, or of all of the window;
           `text` int32 [text_length];
           each with a bool `*_mask` [], as far as the spec has them.
@@ -243,7 +243,7 @@ class MomentSpec:
             example[f"{name}_mask"] = np.array(bool(decoded[f"{name}_mask"]))
         if self.audio_frames and decoded["sound_mask"]:
             heard = min(len(decoded["sound"]) - first, self.samples)
-            example |= self._hit(example["sound"][:heard], example.get("onsets"), rng)
+            example |= self._listened(example["sound"][:heard], example.get("onsets"), rng)
         if self.text_length:
             texts = [text for text in captions if text.strip()]
             if texts:
@@ -259,10 +259,10 @@ class MomentSpec:
             return 0
         return int(rng.integers(max(len(decoded["sound"]) - self.samples, 0) + 1))
 
-    def _hit(
+    def _listened(
         self, sound: np.ndarray, onsets: np.ndarray | None, rng: np.random.Generator | None
     ) -> Example:
-        """`hit` and its mask; nothing where no onset is followed by sound."""
+        """`heard` and its mask; nothing where no onset is followed by sound."""
         spans = [(0, len(sound))]
         if self.listens == "hit":
             assert onsets is not None
@@ -273,10 +273,10 @@ class MomentSpec:
             return {}
         start, end = spans[0 if rng is None else int(rng.integers(len(spans)))]
         mel = self.heard(sound[start:end].mean(1), self.rate)
-        return {} if mel is None else {"hit": mel, "hit_mask": np.array(True)}
+        return {} if mel is None else {"heard": mel, "heard_mask": np.array(True)}
 
     def heard(self, wave: np.ndarray, rate: int) -> np.ndarray | None:
-        """`hit` of a sound [S]: float32 [audio_frames, mels]; None of no sound at all."""
+        """`heard` of a sound [S]: float32 [audio_frames, mels]; None of no sound at all."""
         wave = resample(wave, rate, log_mel.RATE)
         if not len(wave):
             return None
@@ -303,7 +303,7 @@ class MomentSpec:
         if self.onsets:
             example["onsets"] = np.full(self.onsets, NO_TIME, np.float32)
         if self.audio_frames:
-            example["hit"] = np.zeros((self.audio_frames, self.mels), np.float32)
+            example["heard"] = np.zeros((self.audio_frames, self.mels), np.float32)
         if self.text_length:
             example["text"] = np.zeros(self.text_length, np.int32)
         return example | {f"{name}_mask": np.array(False) for name in list(example)}

@@ -281,7 +281,7 @@ def frames(ask: Ask, inputs: Any, seconds: float) -> np.ndarray:
 
 def check_hears(trained: Trained, prompt_audio: str) -> None:
     """Raises UserError where the system takes no meaning from a sound, or there is no such file."""
-    if prompt_audio and "hit" not in trained.system.batch_spec:
+    if prompt_audio and "heard" not in trained.system.batch_spec:
         raise UserError(
             f"--prompt_audio: this {trained.system.name} takes its meaning from words, "
             "not from a sound; give --prompt"
@@ -301,4 +301,4 @@ def _heard(trained: Trained, file: str) -> dict[str, np.ndarray]:
     mel = spec.heard(wave, log_mel.RATE)
     if mel is None:
         raise UserError(f"--prompt_audio {file} is empty")
-    return {"hit": mel, "hit_mask": np.array(True), "text_mask": np.array(False)}
+    return {"heard": mel, "heard_mask": np.array(True), "text_mask": np.array(False)}

@@ -108,8 +108,8 @@ def _batch_spec(networks: Networks, batch: int) -> dict[str, jax.ShapeDtypeStruc
         "text_mask": ((), jnp.bool_),
     }
     if networks.audio:
-        spec["hit"] = (networks.hit, jnp.float32)
-        spec["hit_mask"] = ((), jnp.bool_)
+        spec["heard"] = (networks.heard, jnp.float32)
+        spec["heard_mask"] = ((), jnp.bool_)
     if networks.vision:
         size = networks.size
         spec["video"] = ((networks.frames, size, size, 3), jnp.uint8)

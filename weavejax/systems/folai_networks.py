@@ -85,7 +85,7 @@ class Networks:
         self.joint = model.text.get("projection", 0)
         clap = _one_of("model.meaning", model.meaning, MEANINGS) == "clap"
         self.audio = make_tower("audio", config) if clap else None
-        self.hit = (inputs.audio_frames, inputs.mels)
+        self.heard = (inputs.audio_frames, inputs.mels)
         self.audio_first = _one_of("sample.prompt", config.sample.prompt, PROMPTS) == "audio"
         self.vision = make_frame_tower(config) if inputs.side else None
         self.size, self.fps = inputs.size, inputs.fps
@@ -114,7 +114,7 @@ class Networks:
                 "model.meaning 'clap' needs model.text.projection and model.audio.projection, the "
                 "same width: that of CLAP's space"
             )
-        if not self.hit[0]:
+        if not self.heard[0]:
             raise UserError("model.meaning 'clap' listens to sound: set inputs.audio_frames")
         if self.train_towers and not self.controlled:
             raise UserError("CLAP stays as it is: give --config.model.train_towers=False")
@@ -136,7 +136,7 @@ class Networks:
             one = jax.random.fold_in(key, n)
             made[name] = NumberConditioner(self.seconds).init(one, jnp.zeros(1))["params"]
         if self.audio:
-            blank = self.audio.prepare(jnp.zeros((1, *self.hit)))
+            blank = self.audio.prepare(jnp.zeros((1, *self.heard)))
             heard: Any = self.audio.network.init(keys["text"], *blank, deterministic=True)
             made["audio"] = heard["params"]
         widths = {"project_meaning": self.joint or self.text.width}
@@ -239,8 +239,8 @@ class Networks:
         Args:
           params: of the system.
           batch: `text`, `text_mask`; `video` [B, F, H, W, 3] of any length and `video_mask` where
-            there is a vision tower; `hit` [B, audio_frames, mels] and `hit_mask` where CLAP listens,
-            always in training.
+            there is a vision tower; `heard` [B, audio_frames, mels] and `heard_mask` where CLAP
+            listens, always in training.
           key: of dropout; None = none.
           training: the meaning is that of the sound where CLAP listens. Else it is that of the text,
             or, where that lacks or with `audio_first`, of the sound.
@@ -259,21 +259,21 @@ class Networks:
         self, params: Params, batch: Batch, key: Array | None, *, training: bool
     ) -> dict[str, Array]:
         """`meaning` and its mask, see `pooled`."""
-        if self.audio and (training or "hit" in batch):
-            given = self.audio.prepare(batch["hit"])
+        if self.audio and (training or "heard" in batch):
+            given = self.audio.prepare(batch["heard"])
             heard = unit(run_tower(self.audio, params["audio"], given, None, joint=True))
             if training:
-                return {"meaning": heard, "meaning_mask": batch["hit_mask"]}
+                return {"meaning": heard, "meaning_mask": batch["heard_mask"]}
         inputs = self.text.prepare(batch["text"])
         said = run_tower(self.text, params["text"], inputs, key, joint=bool(self.joint))
         # CLAP's embeddings lie on a sphere; a tower that learns with the rest may say how much.
         pooled = unit(said) if self.joint else self.text.pool(said, *inputs)
         mask = batch["text_mask"]
-        if not self.audio or "hit" not in batch:
+        if not self.audio or "heard" not in batch:
             return {"meaning": pooled.astype(jnp.float32), "meaning_mask": mask}
-        listens = batch["hit_mask"] & (self.audio_first | ~mask)
+        listens = batch["heard_mask"] & (self.audio_first | ~mask)
         meaning = jnp.where(listens[:, None], heard, pooled)
-        return {"meaning": meaning, "meaning_mask": mask | batch["hit_mask"]}
+        return {"meaning": meaning, "meaning_mask": mask | batch["heard_mask"]}
 
     def seen(
         self, params: Params, batch: Batch, key: Array | None, *, training: bool

@@ -123,7 +123,7 @@ class Clap:
             raise UserError(
                 f"sample.prompt {config.sample.prompt!r} is none of {', '.join(PROMPTS)}"
             )
-        self.length, self.hit = inputs.text_length, (inputs.audio_frames, inputs.mels)
+        self.length, self.heard = inputs.text_length, (inputs.audio_frames, inputs.mels)
         self.audio_first = config.sample.prompt == "audio"
 
     def spec(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -131,15 +131,15 @@ class Clap:
         return {
             "text": ((self.length,), jnp.int32),
             "text_mask": ((), jnp.bool_),
-            "hit": (self.hit, jnp.float32),
-            "hit_mask": ((), jnp.bool_),
+            "heard": (self.heard, jnp.float32),
+            "heard_mask": ((), jnp.bool_),
         }
 
     def init(self, key: Array) -> dict[str, Any]:
         """`text` and `audio`: at random they mean nothing, see `config.init.parts`."""
         blank = {
             "text": jnp.zeros((1, self.length), jnp.int32),
-            "audio": jnp.zeros((1, *self.hit)),
+            "audio": jnp.zeros((1, *self.heard)),
         }
         made = {}
         for number, (part, tower) in enumerate(self.towers.items()):
@@ -153,8 +153,8 @@ class Clap:
     def token(self, params: Params, batch: Batch, key: Array | None) -> Array:
         """Of the hit in training; else of `sample.prompt`'s kind, of the other where that lacks."""
         if key is not None:
-            return self._embedding("audio", params, batch["hit"])
-        given = {"text": "text", "audio": "hit"}
+            return self._embedding("audio", params, batch["heard"])
+        given = {"text": "text", "audio": "heard"}
         found = {p: self._embedding(p, params, batch[n]) for p, n in given.items() if n in batch}
         if len(found) < 2:
             return next(iter(found.values()))
@@ -163,15 +163,15 @@ class Clap:
     def known(self, batch: Batch, *, training: bool) -> Array:
         """Those with a hit in training; else those with a text or a hit."""
         if training:
-            return batch["hit_mask"]
-        masks = [batch[name] for name in ("text_mask", "hit_mask") if name in batch]
+            return batch["heard_mask"]
+        masks = [batch[name] for name in ("text_mask", "heard_mask") if name in batch]
         return jnp.stack(masks).any(0)
 
     def _heard(self, batch: Batch) -> Array:
         """Whether it is the hit that counts, bool [B]."""
         if self.audio_first:
-            return batch["hit_mask"]
-        return batch["hit_mask"] & ~batch["text_mask"]
+            return batch["heard_mask"]
+        return batch["heard_mask"] & ~batch["text_mask"]
 
     def _embedding(self, part: str, params: Params, given: Array) -> Array:
         """float32 [B, 1, embedding], of length 1; without a gradient."""

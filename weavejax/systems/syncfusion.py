@@ -216,8 +216,8 @@ def generate(
       networks: of the system.
       config: `config.sample`: sampler, steps, scales of when and what, overlap of windows.
       params: of the system.
-      batch: `onsets` [B, K], `text` [B, L], `text_mask` [B]; to CLAP a sound as well or instead, `hit`
-        [B, T, M] and `hit_mask` [B].
+      batch: `onsets` [B, K], `text` [B, L], `text_mask` [B]; to CLAP a sound as well or instead,
+        `heard` [B, T, M] and `heard_mask` [B].
       keys: of each clip [B].
       scales: of when and what, [2] or [B, 2], in place of the config's.
       samples: of the sound; None for the network's own.
