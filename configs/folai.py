@@ -151,7 +151,7 @@ def _world() -> ConfigDict:
             "no_decay": "",
             "clip": 1.0,
             "groups": (),
-            "average": 0.999,  # decay of the moving average of the parameters; 0 = off
+            "average": 0.99,  # decay of the moving average of the parameters; 0 = off
         }
     )
     # Refuses steps that are not finite or lie far above the last ones: `runtime.guard`.
