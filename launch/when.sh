@@ -19,6 +19,10 @@ extract() { # CONFIG FEATURES FLAGS…
   # shellcheck disable=SC2086
   "$python" -m weavejax.extract --config "configs/$1" --out "$place/$2" $FLAGS "${@:3}"
 }
+result() { # RUN NAME
+  "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["results"][sys.argv[2]])' \
+    "$place/$1/results.json" "$2"
+}
 evaluate() { # RUN, under what RUN predicts
   [[ -e $place/$1/predicted ]] && return
   "$python" -m weavejax.evaluate --workdir "$place/$1" --when "$place/$2"
@@ -37,7 +41,8 @@ for seed; do
   parts=("$words" --config.init.parts.oobleck="$place/oobleck"
     --config.init.parts.text="$place/gram" --config.init.parts.vision="$place/gram")
   kept=(--config.model.flip=False --config.inputs.kind=latents
-    --config.inputs.root="$place/latents")
+    --config.inputs.root="$place/latents"
+    --config.model.latent_scale="$(result oobleck latents/scale)")
   [[ -e $place/folai/finished ]] || extract folai.py:base latents "${parts[@]}"
   train folai.py:base base "${parts[@]}" "${kept[@]}"
   train folai.py folai "$words" --config.init.weights="$place/base" "${kept[@]}"
