@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -207,6 +208,24 @@ def test_another_process_may_finish_first(make: Make, monkeypatch: pytest.Monkey
     monkeypatch.setattr(first, "inventory", lambda: inventory)
     monkeypatch.setattr(first, "tasks", lambda _: tasks)
     assert first.prepare()
+    assert len(open_tfds(first.data_dir, "train")) == CLIPS
+
+
+def test_two_may_finish_at_the_same_moment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = make(), make()
+    move = os.replace
+
+    def late(old: Any, new: Any) -> None:
+        """Just before the first one moves the set to its place, the second one does all of it."""
+        if Path(new) == Path(first.data_dir):
+            monkeypatch.setattr(os, "replace", move)
+            assert second.prepare()
+        move(old, new)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert first.prepare()
+    assert os.replace is move
+    assert not list(Path(first.data_dir).glob("*.lacks.json"))
     assert len(open_tfds(first.data_dir, "train")) == CLIPS
 
 

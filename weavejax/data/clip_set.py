@@ -197,11 +197,13 @@ with tfds.core.registered.skip_registration():
                 version=str(self.version),
                 description=(type(self).__doc__ or "").strip(),
             )
+            place = Path(self.data_dir)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.staging, place)
+            # Not before: another process may be finishing too, and what it misses then tells it so.
+            shards.remove_parts(place)
             for task in tasks:
-                clip_tasks.lacks_path(task.path).unlink(missing_ok=True)
-            shards.remove_parts(self.staging)
-            Path(self.data_dir).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.staging, self.data_dir)
+                clip_tasks.lacks_path(place / task.path.name).unlink(missing_ok=True)
             print(f"{self.name}: prepared\n{full.report()}", file=sys.stderr, end="", flush=True)
             return True
 

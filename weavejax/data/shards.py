@@ -5,6 +5,8 @@ finished, so a run that was ended at any moment goes on with the shards that are
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from weavejax.errors import UserError
 # One record a group: random access. Not compressed: media already is.
 WRITING = "group_size:1,uncompressed"
 PART = ".part"
+INFO = "dataset_info.json"
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
@@ -74,6 +77,7 @@ def count_records(path: Path) -> int:
         count = int(reader.num_records())
         reader.close()
     except (RuntimeError, ValueError) as error:
+        path.stat()  # or moved away meanwhile
         raise UserError(f"{path} is damaged: remove it and run the same command again") from error
     return count
 
@@ -131,14 +135,21 @@ def write_info(
             )
         )
     info.set_splits(tfds.core.splits.SplitDict(splits))
-    info.write_to_directory(str(folder))
+    # Beside one another first: whoever opens the set never finds half a file.
+    with tempfile.TemporaryDirectory(PART, ".info-", folder, ignore_cleanup_errors=True) as made:
+        info.write_to_directory(made)
+        for path in sorted(Path(made).iterdir(), key=lambda path: path.name == INFO):
+            os.replace(path, folder / path.name)
     return {split.name: sum(split.shard_lengths) for split in splits}
 
 
 def remove_parts(folder: Path) -> None:
     """Removes what processes that were killed left behind; only when none is writing."""
     for path in (*folder.glob(f".*{PART}"), *folder.glob("*.partial")):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def serialiser(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:
