@@ -162,8 +162,9 @@ with tfds.core.registered.skip_registration():
                 if not self.is_prepared():
                     raise
                 done = True  # another process was last and has moved the finished set to its place
-            if done:
-                shutil.rmtree(self.staging, ignore_errors=True)  # begun anew by one that came late
+            if done:  # what this process had begun when the set was moved, or began anew after that
+                shards.remove_parts(Path(self.data_dir))
+                shutil.rmtree(self.staging, ignore_errors=True)
             return done
 
         def finish(self, inventory: Inventory, tasks: Sequence[Task]) -> bool:
