@@ -7,7 +7,7 @@ clips of which half have lost a stream.
 Command: python -m weavejax.train --config configs/gram.py:small --sweep configs/sweeps/gram_scores.py
          after python -m weavejax.train --config configs/gram.py:small --config.data.options.test=512
          python -m weavejax.evaluate --compare runs/gram_scores --metrics stages
-         (a SLURM job array: --array=0-89 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
+         (a SLURM job array: --array=0-95 launch/slurm.sbatch --sweep configs/sweeps/gram_scores.py)
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
 Time:    not run as a whole yet
 Result:  runs/gram_scores/compare.md, with intervals
@@ -45,6 +45,7 @@ RUNS = {
             "singular_value",
             "centroid",
             "weighted_centroid",
+            "hybrid",
         )
     },
     "sigmoid": {**ALONE, "loss.score": "cosine", "loss.objective": "sigmoid"},
@@ -59,7 +60,7 @@ RUNS = {
 }
 WORN = {
     f"{name}-worn": {**RUNS[name], "inputs.lacking": 0.5}
-    for name in ("cosine", "volume", "shifted_volume", "mean-imputed", "ppca-imputed")
+    for name in ("cosine", "volume", "shifted_volume", "hybrid", "mean-imputed", "ppca-imputed")
 }
 WORN["dropped-worn"] = {**WORN["shifted_volume-worn"], "loss.missing": "drop"}
 SEEDS = (0, 1, 2)

@@ -1,6 +1,7 @@
 """The alignment report on spaces made by hand."""
 
 import numpy as np
+import pytest
 
 from weavejax.losses import SCORES
 from weavejax.metrics.alignment import alignment_report, candidate_pairs, find, galleries, lacking
@@ -25,6 +26,18 @@ def test_an_aligned_space_is_found_in_both_directions_by_every_subset():
             assert scalars[f"cosine/{way}/MdR"] == 1.0
     assert scalars["volume, matched mean"] < 0.3 < scalars["volume, mismatched mean"]
     assert scalars["cos(text, video), matched mean"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["fused_cosine", "hybrid"])
+def test_what_is_fused_of_a_clip_is_that_of_the_modalities_it_has(name):
+    vectors, noise = space(noise=0.05), space(noise=3.0, seed=1)
+    vectors["audio_mask"][:6] = False
+    good = np.arange(12)[:, None] < 6  # of half the clips the picture alone is worth something
+    joint = np.where(good, noise["video"], vectors["text"])
+    vectors |= {"fused:video+audio": joint, "fused:video": vectors["video"], "fused:audio": joint}
+    whole = next(iter(galleries(vectors)))
+    for found in find(SCORES[name], vectors, whole):
+        assert (found.rank == 1).all()
 
 
 def test_a_random_space_is_at_chance():

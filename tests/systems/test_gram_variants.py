@@ -48,6 +48,7 @@ def value_and_grad(system, batch, step=9):
         {"views": "subsets"},
         {"views": "random", "missing": "ppca"},
         {"score": "fused_cosine"},
+        {"score": "hybrid"},
         {"score": "blended_volume", "missing": "mean"},
     ],
     ids=lambda loss: "-".join(map(str, loss.values())),

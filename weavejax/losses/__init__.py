@@ -13,6 +13,7 @@ from weavejax.losses.cosine import (
     SUM_COSINE,
     WEIGHTED_CENTROID,
 )
+from weavejax.losses.hybrid import HYBRID
 from weavejax.losses.score import Score
 from weavejax.losses.singular import SINGULAR_VALUE
 from weavejax.losses.triangle import TRIANGLE, TRIANGLE_COSINE
@@ -39,4 +40,5 @@ SCORES: dict[str, Score] = {
     "singular_value": SINGULAR_VALUE,
     "centroid": CENTROID,
     "weighted_centroid": WEIGHTED_CENTROID,
+    "hybrid": HYBRID,
 }

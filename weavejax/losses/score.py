@@ -22,14 +22,21 @@ class Score:
       prepare: (clip [B,M,D], present [B,M]) → a pytree with leading dimension B.
       compare: (anchor [A,D], prepared clips, learned) → [A,B].
       learned: scalars of the score itself that training may change, by name, with their first value.
-      sees: "modalities", or "fused": the clip is then one vector [B,1,D] made from all of its
-        modalities by a learned head.
+      sees: of a clip its "modalities"; or "fused", one vector [B,1,D] made from all of them by a
+        learned head; or "both", that vector and then the modalities [B,1+M,D].
     """
 
     prepare: Callable[[Array, Array], Clips]
     compare: Callable[[Array, Clips, Learned], Array]
     learned: Mapping[str, float] = field(default_factory=dict)
     sees: str = "modalities"
+
+    def seen(self, fused: Array, clip: Array, present: Array) -> tuple[Array, Array]:
+        """Vectors and their mask as `prepare` takes them, of a score that does see `fused` [B,D]."""
+        joint, any_b1 = fused[:, None], present.any(1, keepdims=True)
+        if self.sees == "fused":
+            return joint, any_b1
+        return jnp.concatenate([joint, clip], 1), jnp.concatenate([any_b1, present], 1)
 
     def __call__(
         self, anchor: Array, clip: Array, present: Array, learned: Learned | None = None

@@ -30,6 +30,7 @@ class Score(Protocol):
     def learned(self) -> Mapping[str, float]: ...
     @property
     def sees(self) -> str: ...
+    def seen(self, fused: Any, clip: Any, present: Any) -> tuple[Any, Any]: ...
 
 
 class Gallery(NamedTuple):
@@ -86,7 +87,7 @@ def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple
     """Text → clip and clip → text by one score; items are numbers within `gallery.rows`."""
     clips = _clips(score, vectors, gallery)
     # Per clip once and for all, so that the blocks only compare.
-    prepared = jax.tree.map(np.asarray, jax.jit(score.prepare)(*map(jnp.asarray, clips)))
+    prepared = jax.tree.map(np.asarray, jax.jit(score.prepare)(*clips))
     learned = {
         name: jnp.float32(np.ravel(vectors.get(f"score/{name}", value))[0])
         for name, value in score.learned.items()
@@ -95,13 +96,12 @@ def find(score: Score, vectors: Arrays, gallery: Gallery, top: int = 0) -> tuple
     return search(score.compare, anchors, prepared, learned, top=top)
 
 
-def _clips(score: Score, vectors: Arrays, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
-    if score.sees == "fused":
-        fused = _fused(vectors, gallery)
-        return fused[:, None], np.ones((len(fused), 1), bool)
+def _clips(score: Score, vectors: Arrays, gallery: Gallery) -> tuple[jax.Array, jax.Array]:
     clip = np.stack([vectors[name][gallery.rows] for name in gallery.subset], axis=1)
     present = np.stack([vectors[f"{name}_mask"][gallery.rows] for name in gallery.subset], axis=1)
-    return clip, present
+    if score.sees == "modalities":
+        return jnp.asarray(clip), jnp.asarray(present)
+    return score.seen(*map(jnp.asarray, (_fused(vectors, gallery), clip, present)))
 
 
 def _fused(vectors: Arrays, gallery: Gallery) -> np.ndarray:

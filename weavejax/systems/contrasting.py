@@ -50,10 +50,10 @@ def check(config: Any) -> None:
     for key, known in {**CHOICES, "score": scores, "warmup_score": scores}.items():
         if config[key] not in known:
             raise UserError(f"loss.{key} {config[key]!r} is none of {', '.join(known)}")
-    fused = [key for key in ("score", "warmup_score") if SCORES[config[key]].sees == "fused"]
+    fused = [key for key in ("score", "warmup_score") if SCORES[config[key]].sees != "modalities"]
     if fused and (config.anchor != "text" or config.missing in ("mean", "ppca")):
         raise UserError(
-            f"loss.{fused[0]} {config[fused[0]]!r} sees one vector a clip: it goes with "
+            f"loss.{fused[0]} {config[fused[0]]!r} sees a vector fused of all of a clip: it goes with "
             "loss.anchor=text and loss.missing=phantom or drop"
         )
     if config.objective == "pmrl" and config.matching:
@@ -138,9 +138,9 @@ class _Run:
     def __call__(self, name: str, *, draw: bool) -> Contrast:
         config, view, score = self.config, self.view, SCORES[name]
         clip, present = view.clip, view.present
-        if score.sees == "fused":
-            clip = fused(self.vectors, self.modalities, view.present)[:, None]
-            present = view.paired[:, None]
+        if score.sees != "modalities":
+            joint = fused(self.vectors, self.modalities, present)
+            clip, present = score.seen(joint, clip, present)
         plan = Plan(
             objective=config.objective,
             gradient=config.gradient,

@@ -30,7 +30,7 @@ class Towers:
         self.scalars = _scalars(config.loss)
         subtitle = ("subtitle",) * bool(config.inputs.subtitle_length)
         self.clip_modalities = ("video", "audio", *subtitle)
-        self.fused = any(SCORES[name].sees == "fused" for name in _scores(config.loss))
+        self.fused = any(SCORES[name].sees != "modalities" for name in _scores(config.loss))
         self.matching = _matching(config, self) if config.model.fusion else None
 
     def init(self, key: Array) -> Params:
