@@ -181,7 +181,7 @@ def test_on_a_mesh_the_matching_loss_and_its_gradients_are_those_of_one_device()
     [
         ({"matching": 0.1}, "set model.fusion"),
         ({"objective": "hinge"}, "softmax, sigmoid, pmrl"),
-        ({"score": "fused_cosine", "anchor": "each"}, "sees one vector"),
+        ({"score": "fused_cosine", "anchor": "each"}, "sees a vector fused of all"),
         ({"condition": ("depth",)}, "depth"),
     ],
 )
