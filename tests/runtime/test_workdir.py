@@ -86,5 +86,8 @@ def test_programs_are_kept_where_nobody_else_writes(tmp_path, monkeypatch):
     assert place(run) == run / "compiled"
     assert (run / "compiled").stat().st_mode & 0o777 == 0o700
     assert place(None) == place(storage("s3://bucket/run")) == home
+    with monkeypatch.context() as patch:  # as on a read-only disk
+        patch.setattr(os, "access", lambda path, mode: False)
+        assert place(run) == home
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert place(run) == home

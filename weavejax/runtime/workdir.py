@@ -57,9 +57,9 @@ def open_workdir(path: str | Storage, config: Any) -> Storage:
 def keep_compiled(directory: Storage | None) -> None:
     """Compiled programs go to `compiled/` there, so that the next start need not compile again.
 
-    Without a directory, on an object store, and where the directory is somebody else's, they go to
-    `~/.cache/weavejax/compiled`: whoever can write a program there can run it, as whoever reads it.
-    JAX_COMPILATION_CACHE_DIR names another one.
+    Without a directory, on an object store, and where the directory is somebody else's or read-only,
+    they go to `~/.cache/weavejax/compiled`: whoever can write a program there can run it, as whoever
+    reads it. JAX_COMPILATION_CACHE_DIR names another one.
 
     Nothing is kept of programs for several CPU devices: read back, they do not run their collectives in
     the order in which they were compiled to, and wait for one another for ever (jaxlib 0.10.2).
@@ -79,9 +79,9 @@ def keep_compiled(directory: Storage | None) -> None:
 
 
 def _mine(directory: Path) -> bool:
-    """Whether the directory, and what is kept in it, is this user's own."""
+    """Whether the directory, and what is kept in it, is this user's own to write to."""
     there = [place for place in (directory, directory / "compiled") if place.exists()]
-    return all(place.stat().st_uid == os.getuid() for place in there)
+    return all(p.stat().st_uid == os.getuid() and os.access(p, os.W_OK) for p in there)
 
 
 def _plain(config: Any) -> Any:
