@@ -74,6 +74,7 @@ def _world() -> ConfigDict:
             "widths": (8, 16, 32, 64),
             "blocks": (2, 2, 2, 2),
             "hidden": 64,
+            "stem": 16,  # planes between the first two convolutions
             "dtype": "float32",  # of compute; parameters are float32 in any case
             "remat": False,  # whether the backward pass computes the blocks again
         }
@@ -134,13 +135,13 @@ def _smoke(config: ConfigDict) -> None:
     config.batch = 8
     config.steps = 6
     config.inputs.update({"side": 40, "size": 32})
-    config.model.update({"widths": (4, 8), "blocks": (1, 1), "hidden": 8})
+    config.model.update({"widths": (4, 8), "blocks": (1, 1), "hidden": 8, "stem": 4})
     config.runtime.update({"log_every": 2, "evaluate_every": 3, "save_every": 3, "workers": 0})
 
 
 def _published(config: ConfigDict) -> None:
     config.steps = 10_000  # 100 epochs of Greatest Hits' chunks come to about twice that
     config.inputs.update({"side": 128, "size": 112})
-    config.model.update({"widths": (64, 128, 256, 512), "hidden": 128})
+    config.model.update({"widths": (64, 128, 256, 512), "hidden": 128, "stem": 45})
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant"})
     config.runtime.update({"workers": 8, "evaluate_every": 1000, "save_every": 1000})

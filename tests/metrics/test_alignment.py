@@ -76,6 +76,18 @@ def test_tables_and_histogram_hold_what_was_measured():
     assert len(groups["mismatched"]) == 132
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_gallery_of_one_clip_is_found_and_has_no_mismatched_pair():
+    vectors = space(n=1)
+    report = alignment_report(
+        SCORES, "volume", vectors | {"pairs": np.array([[0, 0]]), "match": np.ones(1)}, top=5
+    )
+    assert report.scalars["volume/text→video+audio/R@1"] == 100.0
+    assert report.scalars["volume, then match/text→video+audio/R@1"] == 100.0
+    assert candidate_pairs(SCORES["volume"], vectors, 5).tolist() == [[0, 0]]
+    assert not any("mismatched" in name for name in report.scalars)
+
+
 def test_both_gallery_rules_are_reported_where_they_differ():
     vectors = space(noise=0.05)
     vectors["audio_mask"][:3] = False

@@ -180,6 +180,7 @@ def test_the_onset_network_comes_back_exactly(bare):
     converted = convert_file(state, ONSET)
     assert not converted.coverage.problems
     assert converted.sizes["r2plus1d"]["widths"] == (8, 12)
+    assert converted.sizes["r2plus1d"]["stem"] == 45
     same(back(converted, ONSET), state)
 
 

@@ -133,7 +133,7 @@ def alignment_report(
     rows = []
     compared = dict.fromkeys((headline, "cosine"))
     for name, (seen, gallery) in itertools.product(compared, list(_galleries(vectors))):
-        if len(gallery.rows) < 2:
+        if not len(gallery.rows):
             continue
         second = (
             seen is vectors
@@ -202,7 +202,7 @@ def candidate_pairs(score: Score, vectors: Arrays, top: int) -> np.ndarray:
     """(text, clip) of everything a second stage has to look at, both ways, both galleries: [P, 2]."""
     found = []
     for gallery in galleries(vectors):
-        if gallery.subset != _whole(vectors) or len(gallery.rows) < 2:
+        if gallery.subset != _whole(vectors) or not len(gallery.rows):
             continue
         there, back = find(score, vectors, gallery, top)
         query = np.repeat(gallery.rows, there.best.shape[1])
@@ -238,7 +238,9 @@ def _volume_statistics(score: Score, vectors: Arrays) -> tuple[dict[str, np.ndar
     prepared = score.prepare(jnp.asarray(clip), jnp.asarray(present))
     sim = np.asarray(score.compare(jnp.asarray(vectors[ANCHOR][gallery.rows]), prepared, {}))
     own = np.eye(len(gallery.rows), dtype=bool)
-    groups = {"matched": -sim[own], "mismatched": -sim[~own]}
+    groups = {"matched": -sim[own]}
+    if len(own) > 1:
+        groups["mismatched"] = -sim[~own]
     title = f"Volumes of text with {'+'.join(gallery.subset)}"
     return groups, _statistics(title, {f"volume, {n}": v for n, v in groups.items()})
 

@@ -29,7 +29,6 @@ from weavejax.models.torch_names import (
 from weavejax.ops.batch_norm import BatchNorm
 from weavejax.ops.transformer import Rule
 
-STEM = 45  # planes between the stem's two convolutions
 # [out, in, 1, h, w] ↔ [h, w, in, out] and [out, in, t, 1, 1] ↔ [t, 1, in, out]
 SPATIAL = Layout(
     lambda x: x[:, :, 0].transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)[:, :, None]
@@ -48,6 +47,7 @@ class R2Plus1DConfig:
         widths: channels of each stage; all but the first halve height and width.
         blocks: residual blocks in each stage.
         hidden: width of the MLP on every frame.
+        stem: planes between the two convolutions that come first.
         dtype: compute type; parameters are float32.
         remat: whether the backward pass computes the blocks again.
     """
@@ -55,6 +55,7 @@ class R2Plus1DConfig:
     widths: tuple[int, ...] = (64, 128, 256, 512)
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     hidden: int = 128
+    stem: int = 45
     dtype: str = "float32"
     remat: bool = False
 
@@ -124,7 +125,7 @@ class R2Plus1D(nn.Module):
         """
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        x = _spatial(video.astype(dtype), STEM, 7, 2, dtype, "stem_spatial")
+        x = _spatial(video.astype(dtype), c.stem, 7, 2, dtype, "stem_spatial")
         x = nn.relu(BatchNorm(dtype, deterministic, name="stem_norm1")(x))
         x = _temporal(x, c.widths[0], dtype, "stem_temporal")
         x = nn.relu(BatchNorm(dtype, deterministic, name="stem_norm2")(x))
@@ -181,7 +182,7 @@ def flops(config: R2Plus1DConfig, frames: int, size: int) -> float:
         return 2.0 * frames * side**2 * (fed * planes * kernel**2 + 3 * planes * width)
 
     side = -(-size // 2)
-    total = factored(3, STEM, config.widths[0], side, 7)
+    total = factored(3, config.stem, config.widths[0], side, 7)
     fed = config.widths[0]
     for stage, (width, count) in enumerate(zip(config.widths, config.blocks, strict=True)):
         for number in range(count):

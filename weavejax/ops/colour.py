@@ -19,7 +19,7 @@ def jitter(video: jax.Array, key: jax.Array, strength: Sequence[float]) -> jax.A
         video: ``[B, T, H, W, 3]``, values in [0, 1].
         key: of the draw.
         strength: of brightness, contrast and saturation: factors from 1 - s to 1 + s; of hue: turns
-            from -s to s.
+            from -s to s. What has 0 is left out.
 
     Returns:
         Same shape and type, values in [0, 1].
@@ -36,6 +36,7 @@ def jitter(video: jax.Array, key: jax.Array, strength: Sequence[float]) -> jax.A
         lambda x: _towards(x, _grey(x), drawn[2]),
         lambda x: turn_hue(x, drawn[3]),
     ]
+    changes = [change for change, s in zip(changes, strength, strict=True) if s]
     order = jax.random.permutation(order_key, len(changes))
     for place in range(len(changes)):
         video = jax.lax.switch(order[place], changes, video)

@@ -39,6 +39,7 @@ def onset_sizes(state: Arrays) -> R2Plus1DConfig:
         widths=tuple(state[f"{TRUNK}layer{n}.0.conv1.0.3.weight"].shape[0] for n in numbers),
         blocks=tuple(count_layers(state, f"{TRUNK}layer{n}.") for n in numbers),
         hidden=state["fc.0.weight"].shape[0],
+        stem=state[f"{TRUNK}stem.0.weight"].shape[0],
     )
 
 
