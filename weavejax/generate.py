@@ -19,6 +19,8 @@ For a folder --video, --out and --controls are folders.
 import re
 from collections.abc import Mapping, Sequence
 
+from tqdm import tqdm
+
 from weavejax.dials.edits import number_of, parse_edits
 from weavejax.errors import UserError
 from weavejax.runs import assemble, generation, restore
@@ -80,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     elif values["prompt"]:
         raise UserError(f"--prompt: the system {trained.system.name} reads no text")
     for order, wave in generation.sounds(trained, orders, options, tokenizer):
-        print(write_clip(*order, wave, maker, span), flush=True)
+        tqdm.write(write_clip(*order, wave, maker, span))  # above the bar
 
 
 def _parse(argv: Sequence[str]) -> tuple[cli.Arguments, Mapping[str, str], bool]:

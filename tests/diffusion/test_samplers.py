@@ -1,6 +1,5 @@
 """Samplers on a problem with a known answer, and against their formulas written as loops."""
 
-import io
 import itertools
 from functools import partial
 
@@ -11,9 +10,18 @@ import pytest
 from gaussian import Gaussian
 from jax.sharding import NamedSharding, PartitionSpec
 
+from weavejax.diffusion.inpaint import hold_known
 from weavejax.diffusion.noise import clip_noise, given_noise, placed_noise
-from weavejax.diffusion.progress import Progress
-from weavejax.diffusion.samplers import SAMPLERS, begin, dpm_solver, find_sampler, sample
+from weavejax.diffusion.samplers import (
+    SAMPLERS,
+    advance,
+    begin,
+    dpm_solver,
+    find_sampler,
+    pieces,
+    sample,
+    set_out,
+)
 from weavejax.diffusion.schedules import cosine_grid, linear, polyexponential, straight
 from weavejax.errors import UserError
 
@@ -252,35 +260,47 @@ def test_impossible_samplers_are_said_to_be():
         sample(toy(), jnp.zeros((1, 4, 3)), table)
 
 
-def test_progress_is_told_and_costs_nothing_when_absent():
-    table = SAMPLERS["ddim"](linear(12))
+@pytest.mark.parametrize("name", ["dpmpp-3m-sde", "heun", "pingpong"])
+def test_pieces_end_where_the_whole_table_does(name):
+    table = SAMPLERS[name](polyexponential(6))
+    noise = clip_noise(keys(2), (4, 3))
+    renew = np.arange(4)[None] < [[1], [3]]
+    hold = hold_known(jnp.ones((2, 4, 3)), noise(0), renew)
+    x = begin(table, noise)
+    whole = sample(toy(), x, table, noise=noise, hold=hold)
 
-    def run(progress):
-        return lambda x: sample(toy(), x, table, progress=progress)
+    @jax.jit
+    def on(course, rows):
+        return advance(toy(), course, rows, noise=noise, hold=hold)
 
-    x = clip_noise(keys(1), (4, 3))(0)
-    with Progress(12, file=io.StringIO()) as progress:
-        got = jax.jit(run(progress))(x)
-        jax.effects_barrier()
-    assert progress.done == 12
-    np.testing.assert_array_equal(got, jax.jit(run(None))(x))
-    assert "callback" not in str(jax.make_jaxpr(run(None))(x))
+    course, seen = set_out(x, table, hold), 0
+    for rows in pieces(table, 4):
+        course, seen = on(course, rows), seen + len(rows.time)
+        assert int(course.done) == seen
+    assert seen == len(table.time)
+    assert on._cache_size() == 1
+    np.testing.assert_allclose(course.x, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_are_of_one_length():
+    for steps, most, lengths in ((12, 5, [4] * 3), (7, 3, [1] * 7), (5, 9, [5]), (6, 1, [1] * 6)):
+        table = SAMPLERS["ddim"](linear(steps))
+        assert [len(part.time) for part in pieces(table, most)] == lengths
+        joined = np.concatenate([part.next_sigma for part in pieces(table, most)])
+        np.testing.assert_array_equal(joined, table.next_sigma)
 
 
 def test_clips_spread_over_devices_are_the_same_clips():
     table = SAMPLERS["dpmpp-3m-sde"](polyexponential(6))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(keys(8), NamedSharding(mesh, PartitionSpec("data")))
-    with Progress(6, file=io.StringIO()) as progress:
 
-        @jax.jit
-        def generate(keys):
-            noise = clip_noise(keys, (4, 3))
-            return sample(toy(), begin(table, noise), table, noise=noise, progress=progress)
+    @jax.jit
+    def generate(keys):
+        noise = clip_noise(keys, (4, 3))
+        return sample(toy(), begin(table, noise), table, noise=noise)
 
-        got = generate(spread)
-        jax.effects_barrier()
-    assert progress.done == 6
+    got = generate(spread)
     assert len(got.sharding.device_set) == 8
     np.testing.assert_allclose(got, generate(keys(8)), atol=1e-6)
 

@@ -90,7 +90,7 @@ def run_of(name, seconds, embed):
 
 
 def trained_of(seconds):
-    maker = Generator(RATE, 1, 1, "envelope", ("when",), (1.0,), 2, condition, None)
+    maker = Generator(RATE, 1, 1, "envelope", ("when",), (1.0,), 2, condition, *[None] * 4)
     config = ConfigDict({"inputs": {"seconds": seconds}})
     return Trained(config, system_of(generator=maker), {}, None, None, 0)
 

@@ -18,6 +18,8 @@ from making_media import movie, sound_file, tone
 from weavejax.data.decode import decode_audio
 from weavejax.dials.controls import Controls, Envelope, Onset, What, When, dump, parse
 from weavejax.dials.when import amplitudes
+from weavejax.diffusion.samplers import SAMPLERS, set_out
+from weavejax.diffusion.schedules import linear
 from weavejax.errors import UserError
 from weavejax.runs import generation
 from weavejax.runs.control_sources import Predictor, check_followed, controls_of
@@ -38,17 +40,30 @@ CONFIG = ConfigDict(
 OPTIONS = Options(seed=0, steps=2, scales=(1.0,))
 
 
-def sample(params, request, keys, scales, *, samples, steps, known, progress):
-    """Noise, with the number of onsets as its level and the last picture's lightness before it."""
-    made = jax.vmap(lambda key: jax.random.normal(key, (samples, 1)))(keys) * params["level"]
-    made = made * (1.0 + (request["onsets"] >= 0).sum(1, dtype=jnp.float32)).reshape(-1, 1, 1)
+def begin(params, request, keys, scales, table, *, samples, known):
+    """The number of onsets of every clip, and the lightness of its last picture."""
+    onsets = (request["onsets"] >= 0).sum(1, dtype=jnp.float32)
     light = request["video"][:, -1].astype(jnp.float32).mean((1, 2, 3)) / 255.0
-    made = made.at[:, 0, 0].set(light) * scales[0]
-    if known is not None:
-        made = jnp.where(known[1][..., None], made, known[0])
-    if progress is not None:
-        jax.debug.callback(progress, steps)
-    return made
+    prepared = {"keys": keys, "onsets": onsets, "light": light, "scale": scales[0], "known": known}
+    return prepared, set_out(jnp.zeros((len(keys), samples, 1)), table)
+
+
+def advance(params, prepared, course, rows, *, samples):
+    """Noise, with the number of onsets as its level and the last picture's lightness before it."""
+    made = jax.vmap(lambda key: jax.random.normal(key, (samples, 1)))(prepared["keys"])
+    made = made * params["level"] * (1.0 + prepared["onsets"]).reshape(-1, 1, 1)
+    made = made.at[:, 0, 0].set(prepared["light"]) * prepared["scale"]
+    if prepared["known"] is not None:
+        made = jnp.where(prepared["known"][1][..., None], made, prepared["known"][0])
+    return course._replace(x=made, done=course.done + len(rows.time))
+
+
+def finish(params, course, *, samples):
+    return course.x
+
+
+def table(steps):
+    return SAMPLERS["ddim"](linear(steps))
 
 
 def condition(when, samples):
@@ -67,7 +82,8 @@ def system_of(name="made_up", **fields):
 
 @pytest.fixture
 def trained():
-    maker = Generator(RATE, 1, 1, "onsets", ("when",), (1.0,), 2, condition, sample)
+    parts = (condition, table, begin, advance, finish)
+    maker = Generator(RATE, 1, 1, "onsets", ("when",), (1.0,), 2, *parts)
     mesh = make_mesh({"data": 4}, jax.devices()[:4])
     return Trained(CONFIG, system_of(generator=maker), {"level": jnp.float32(0.1)}, None, mesh, 0)
 

@@ -11,7 +11,7 @@ of the same shape compile nothing new. To add a sampler: a function of a grid, a
 `SAMPLERS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -200,7 +200,6 @@ def sample(
     *,
     noise: Noise | None = None,
     hold: Hold | None = None,
-    progress: Callable[[Any], None] | None = None,
 ) -> Array:
     """Runs a table: one `lax.scan`, all clips of the batch at once.
 
@@ -211,39 +210,77 @@ def sample(
       noise: source of the fresh noise; needed if the sampler adds any.
       hold: (x, α, σ) → x, applied to the state before the first step and after every one, such as
         `inpaint.hold_known`.
-      progress: called on the host with the number of evaluations done, in any order. Without it the
-        program holds no trace of it.
 
     Returns:
       The state after the last row, [B, ...]: the clean latent when the grid ends at 0.
     """
-    if table.fresh is not None and noise is None:
-        raise ValueError("this sampler adds noise at every step: give it a source")
-    table = jax.tree.map(lambda column: jnp.asarray(column, x.dtype), table)
-    earlier = table.clean.shape[1] - 1
+    return advance(denoiser, set_out(x, table, hold), table, noise=noise, hold=hold).x
 
-    def evaluate(carry: tuple[Array, ...], row: tuple[Array, Table]) -> tuple[tuple, None]:
-        x, *known = carry
-        number, at = row
+
+class Course(NamedTuple):
+    """A sampling under way, as one program hands it to the next.
+
+    Attributes:
+      x: the state [B, ...].
+      known: the newest estimates of the clean latent, the newest first, as many as the table looks
+        back.
+      done: rows behind it, int32.
+    """
+
+    x: Array
+    known: tuple[Array, ...]
+    done: Array
+
+
+def set_out(x: Array, table: Table, hold: Hold | None = None) -> Course:
+    """Before the first row; the arguments are those of `sample`."""
+    if hold is not None:
+        first = (jnp.asarray(level[0], x.dtype) for level in (table.alpha, table.sigma))
+        x = hold(x, *first)
+    earlier = table.clean.shape[1] - 1
+    return Course(x, (jnp.zeros_like(x),) * earlier, jnp.zeros((), jnp.int32))
+
+
+def advance(
+    denoiser: Denoiser,
+    course: Course,
+    rows: Table,
+    *,
+    noise: Noise | None = None,
+    hold: Hold | None = None,
+) -> Course:
+    """Runs the next rows of a table; the arguments are those of `sample`."""
+    if rows.fresh is not None and noise is None:
+        raise ValueError("this sampler adds noise at every step: give it a source")
+    rows = jax.tree.map(lambda column: jnp.asarray(column, course.x.dtype), rows)
+
+    def evaluate(course: Course, at: Table) -> tuple[Course, None]:
+        x, earlier, done = course
         v = denoiser(x, jnp.full((len(x),), at.time)).astype(x.dtype)
-        known = [at.skip * x - at.sigma * v, *known]
+        known = (at.skip * x - at.sigma * v, *earlier)
         x = at.keep * x
         for share, estimate in enumerate(known):
             x = x + at.clean[share] * estimate
         if at.fresh is not None and noise is not None:
-            x = x + at.fresh * noise(number).astype(x.dtype)
+            x = x + at.fresh * noise(done + 1).astype(x.dtype)
         if hold is not None:
             x = hold(x, at.next_alpha, at.next_sigma)
-        if progress is not None:
-            jax.debug.callback(progress, number)
-        return (x, *known[:earlier]), None
+        return Course(x, known[: len(earlier)], done + 1), None
 
-    if hold is not None:
-        x = hold(x, table.alpha[0], table.sigma[0])
+    return lax.scan(evaluate, course, rows)[0]
+
+
+def pieces(table: Table, most: int) -> Iterator[Table]:
+    """The rows in order, in pieces of one length, so that one program runs them all.
+
+    Args:
+      table: on the host.
+      most: rows a piece has at most; it has as many of them as divide the table.
+    """
     rows = len(table.time)
-    numbers = 1 + jnp.arange(rows, dtype=jnp.int32)
-    start = (x, *[jnp.zeros_like(x)] * earlier)
-    return lax.scan(evaluate, start, (numbers, table))[0][0]
+    length = next(n for n in range(min(most, rows), 0, -1) if rows % n == 0)
+    for first in range(0, rows, length):
+        yield jax.tree.map(lambda column, first=first: column[first : first + length], table)
 
 
 def _ends(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from weavejax.dials.controls import Controls
 from weavejax.diffusion.inpaint import splice
-from weavejax.diffusion.progress import Progress
+from weavejax.diffusion.samplers import Table, pieces
 from weavejax.errors import UserError
 from weavejax.ops.placement import on_mesh
 from weavejax.runs.requests import Ask, request
@@ -24,6 +24,9 @@ from weavejax.runtime.mesh import BATCH_AXES, batch_sharding, replicated
 from weavejax.systems.base import Generator
 
 CROSSFADE = 0.01  # seconds, at the ends of a span that is made anew
+LOOKS = (
+    20  # about so often between its first and last step somebody who waits sees how far a clip is
+)
 
 Order = tuple[Ask, Controls]
 
@@ -91,9 +94,10 @@ def sounds(
         same, rows = list(group), _rows(trained.config, maker.rate, samples, ways)
         parts = [same[first : first + rows] for first in range(0, len(same), rows)]
         batches += [(samples, len(parts[0]), part) for part in parts]
-    single = len(batches) == 1
-    sampler = _Sampler(trained, maker, options, single)
-    with tqdm(total=len(orders), desc="sampling", unit=" clips", disable=single) as bar:
+    table = maker.table(options.steps)
+    title = "sampling" if len(orders) == 1 else f"sampling {len(orders):,} clips"
+    with tqdm(total=len(batches) * len(table.time), desc=title, unit="step") as bar:
+        sampler = _Sampler(trained, maker, options, table, bar)
         for samples, size, part in batches:
             given = [
                 request(trained, ask, controls, samples, tokenizer, options.prompt_audio)
@@ -101,7 +105,6 @@ def sounds(
             ]
             # At least a clip a device; the last batch of a length is filled up to the others' size.
             waves = sampler(part, given, samples, size if size < ways else -(-size // ways) * ways)
-            bar.update(len(part))
             yield from zip(part, waves, strict=True)
 
 
@@ -113,30 +116,29 @@ def _rows(config: Any, rate: int, samples: int, ways: int) -> int:
 
 
 class _Sampler:
-    """The system's sampling, compiled once for each length and size of batch."""
+    """The system's sampling: three programs, compiled once for each length and size of batch."""
 
-    def __init__(self, trained: Trained, maker: Generator, options: Options, told: bool) -> None:
-        self.trained, self.maker, self.options, self.told = trained, maker, options, told
-        self.bar: Progress | None = None
+    def __init__(
+        self, trained: Trained, maker: Generator, options: Options, table: Table, bar: "tqdm[Any]"
+    ) -> None:
+        self.trained, self.maker, self.options = trained, maker, options
+        self.table, self.bar = table, bar
 
-        def sample(params: Any, request: Any, keys: Any, scales: Any, known: Any, n: int) -> Any:
-            given = {"samples": n, "steps": options.steps, "known": known}
-            given["progress"] = self._tell if told else None
-            return maker.sample(params, request, keys, scales, **given)
+        def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+            return jax.jit(on_mesh(function, trained.mesh), static_argnames="samples")
 
-        self._sample = jax.jit(on_mesh(sample, trained.mesh), static_argnums=5)
+        self._begin, self._advance = compiled(maker.begin), compiled(maker.advance)
+        self._finish = compiled(maker.finish)
 
-    def _tell(self, number: Any) -> None:
-        if self.bar is not None:
-            self.bar(number)
-
-    def _run(self, *arguments: Any) -> np.ndarray:
-        if not self.told:
-            return np.asarray(jax.device_get(self._sample(self.trained.params, *arguments)))
-        with Progress(self.options.steps) as self.bar:
-            made = jax.device_get(self._sample(self.trained.params, *arguments))
-            jax.effects_barrier()
-        return np.asarray(made)
+    def _run(self, request: Any, keys: Any, scales: Any, known: Any, samples: int) -> np.ndarray:
+        params, given = self.trained.params, {"samples": samples}
+        prepared, course = self._begin(
+            params, request, keys, scales, self.table, known=known, **given
+        )
+        for rows in pieces(self.table, max(1, len(self.table.time) // LOOKS)):
+            course = jax.block_until_ready(self._advance(params, prepared, course, rows, **given))
+            self.bar.update(len(rows.time))
+        return np.asarray(jax.device_get(self._finish(params, course, **given)))
 
     def __call__(
         self, orders: Sequence[Order], given: Sequence[Any], samples: int, size: int

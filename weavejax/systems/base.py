@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from weavejax.dials.controls import When
+from weavejax.diffusion.samplers import Course, Table
 from weavejax.metrics.report import Report
 from weavejax.ops.transformer import Rule
 
@@ -64,13 +66,19 @@ class Generator:
       condition: (when, samples) → the arrays of one clip, on the host, that its controls become: for
         "onsets", `onsets` float32 [K] in seconds, filled up with −1; for "envelope", `envelope`
         float32 [samples, channels], linear RMS as the network was trained to see it.
-      sample: (params, request, keys [B], scales [dials] or [B, dials], samples=, steps=, known=,
-        progress=) → sound float32 [B, samples, channels]. The request holds the arrays of
-        `condition` with a leading [B]; `text` int32 [B, L] and `text_mask` [B] where the system reads;
-        `video` uint8 [B, T, H, W, 3] at the config's rate over the whole clip, and `video_mask` [B],
-        where it sees. `samples` and `steps` are Python's; `known`, for local re-synthesis, is
-        (sound [B, samples, channels], renew bool [B, samples]): what is not to be renewed stays as it
-        is, as far as the state allows (`diffusion.inpaint`); `progress` as in `diffusion.sample`.
+      table: steps → how they are done, on the host.
+      begin: (params, request, keys [B], scales [dials] or [B, dials], table, samples=, known=) →
+        (prepared, course): what all steps share, and the state before the first. The request holds
+        the arrays of `condition` with a leading [B]; `text` int32 [B, L] and `text_mask` [B] where the
+        system reads; `video` uint8 [B, T, H, W, 3] at the config's rate over the whole clip, and
+        `video_mask` [B], where it sees. `samples`, of a clip, is Python's; `known`, for local
+        re-synthesis, is (sound [B, samples, channels], renew bool [B, samples]): what is not to be
+        renewed stays as it is, as far as the state allows (`diffusion.inpaint`).
+      advance: (params, prepared, course, rows of the table, samples=) → course.
+      finish: (params, course, samples=) → sound float32 [B, samples, channels].
+
+    The last three are compiled each by itself: whoever waits sees how far it is, and programs without
+    calls to the host are kept for the next time.
     """
 
     rate: int
@@ -81,7 +89,30 @@ class Generator:
     scales: tuple[float, ...]
     steps: int
     condition: Callable[[When, int], dict[str, np.ndarray]]
-    sample: Callable[..., Array]
+    table: Callable[[int], Table]
+    begin: Callable[..., tuple[Any, Course]]
+    advance: Callable[..., Course]
+    finish: Callable[..., Array]
+
+    def sample(
+        self,
+        params: Params,
+        request: Mapping[str, Array],
+        keys: Array,
+        scales: Array | None = None,
+        *,
+        samples: int,
+        steps: int | None = None,
+        known: tuple[Array, Array] | None = None,
+    ) -> Array:
+        """From the request to the sound, in one go; scales and steps of None are the config's."""
+        table = self.table(steps or self.steps)
+        scales = jnp.asarray(self.scales, jnp.float32) if scales is None else scales
+        prepared, course = self.begin(
+            params, request, keys, scales, table, samples=samples, known=known
+        )
+        course = self.advance(params, prepared, course, table, samples=samples)
+        return self.finish(params, course, samples=samples)
 
 
 @dataclass(frozen=True)

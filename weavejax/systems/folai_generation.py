@@ -17,8 +17,17 @@ from weavejax.dials.controls import When
 from weavejax.dials.when import conditioning_curve
 from weavejax.diffusion.guidance import per_dial
 from weavejax.diffusion.inpaint import hold_known
-from weavejax.diffusion.noise import placed_noise
-from weavejax.diffusion.samplers import Table, begin, find_sampler, sample
+from weavejax.diffusion.noise import Noise, placed_noise
+from weavejax.diffusion.samplers import (
+    Course,
+    Hold,
+    Table,
+    advance,
+    begin,
+    find_sampler,
+    sample,
+    set_out,
+)
 from weavejax.diffusion.schedules import polyexponential
 from weavejax.diffusion.windows import Windows, plan_windows, windowed
 from weavejax.errors import UserError
@@ -70,8 +79,6 @@ def make_latents(
     keys: Array,
     *,
     steps: int,
-    known: tuple[Array, Array] | None = None,
-    progress: Callable[[Any], None] | None = None,
 ) -> Array:
     """Latents [B, length, latent] by `config.sample`'s sampler.
 
@@ -82,81 +89,80 @@ def make_latents(
       windows: over the clips.
       keys: of each clip [B]; noise belongs to places, so a longer clip begins from the same.
       steps: evaluations.
-      known: latents of the original [B, length, latent], and which to renew, bool [B, length].
-      progress: see `diffusion.samplers.sample`.
     """
-    grid = polyexponential(steps, config.lowest, config.highest)
-    table: Table = find_sampler(config.sampler)(grid)
+    table = _table(config, steps)
     noise = placed_noise(keys, windows.length, (networks.oobleck.latent,))
-    hold = None if known is None else hold_known(known[0], noise(0), known[1])
-    return sample(
-        windowed(denoiser, windows),
-        begin(table, noise),
-        table,
-        noise=noise,
-        hold=hold,
-        progress=progress,
-    )
+    return sample(windowed(denoiser, windows), begin(table, noise), table, noise=noise)
 
 
-def generate(
+def _table(config: Any, steps: int) -> Table:
+    return find_sampler(config.sampler)(polyexponential(steps, config.lowest, config.highest))
+
+
+def _begin(
     networks: Networks,
     config: Any,
     params: Params,
     request: Mapping[str, Array],
     keys: Array,
-    scales: Array | None = None,
+    scales: Array,
+    table: Table,
     *,
     samples: int,
-    steps: int,
     known: tuple[Array, Array] | None = None,
-    progress: Callable[[Any], None] | None = None,
-) -> Array:
-    """Sound of any length: see `systems.base.Generator.sample`.
-
-    A clip shorter than a window is made as a window, and what lies beyond its end cut off.
-
-    Args:
-      networks: of the system, with a control network.
-      config: `config.sample`.
-      params: of the system.
-      request: `envelope` [B, samples, C], `text` [B, L], `text_mask` [B]; `video` [B, F, H, W, 3] and
-        `video_mask` [B] where there is a vision tower.
-      keys: of each clip [B].
-      scales: of when and what, [2] or [B, 2]; None = the config's.
-      samples: of a clip.
-      steps: evaluations of the sampler.
-      known: sound [B, samples, C], and which of its samples to renew, bool [B, samples].
-      progress: see `diffusion.samplers.sample`.
-
-    Returns:
-      float32 [B, samples, C].
-    """
-    hop = networks.hop
-    length = max(-(-samples // hop), networks.latents)
-    windows = plan_windows(length, networks.latents, config.overlap)
-    filled = {**request, "envelope": _filled(request["envelope"], length * hop, hop)}
+) -> tuple[Any, Course]:
+    """Runs all networks but the diffusion's: see `systems.base.Generator`."""
+    hop, windows = networks.hop, _windows(networks, config, samples)
+    filled = {**request, "envelope": _filled(request["envelope"], windows.length * hop, hop)}
     condition = networks.conditions(params, filled, windows)
-    scales = jnp.asarray(tuple(config.scales), jnp.float32) if scales is None else scales
     if scales.ndim == 2:
         scales = jnp.repeat(scales, len(windows.starts), axis=0)
     kept = None
     if known is not None:
         sound, renew = known
-        beyond = length * hop - samples
+        beyond = windows.length * hop - samples
         clean = networks.encode(params, jnp.pad(sound, ((0, 0), (0, beyond), (0, 0))))
         kept = (clean, renewed_latents(jnp.pad(renew, ((0, 0), (0, beyond))), hop))
-    latents = make_latents(
-        networks,
-        config,
-        guided(networks, params, condition, scales),
-        windows,
-        keys,
-        steps=steps,
-        known=kept,
-        progress=progress,
-    )
-    return networks.decode(params, latents)[:, :samples]
+    prepared = {"keys": keys, "condition": condition, "scales": scales, "kept": kept}
+    noise, hold = _course(networks, prepared, windows)
+    return prepared, set_out(begin(table, noise), table, hold)
+
+
+def _advance(
+    networks: Networks,
+    config: Any,
+    params: Params,
+    prepared: Mapping[str, Any],
+    course: Course,
+    rows: Table,
+    *,
+    samples: int,
+) -> Course:
+    windows = _windows(networks, config, samples)
+    noise, hold = _course(networks, prepared, windows)
+    denoiser = guided(networks, params, prepared["condition"], prepared["scales"])
+    return advance(windowed(denoiser, windows), course, rows, noise=noise, hold=hold)
+
+
+def _finish(networks: Networks, params: Params, course: Course, *, samples: int) -> Array:
+    return networks.decode(params, course.x)[:, :samples]
+
+
+def _windows(networks: Networks, config: Any, samples: int) -> Windows:
+    """Over a clip; one that is shorter than a window is made as a window."""
+    length = max(-(-samples // networks.hop), networks.latents)
+    return plan_windows(length, networks.latents, config.overlap)
+
+
+def _course(
+    networks: Networks, prepared: Mapping[str, Any], windows: Windows
+) -> tuple[Noise, Hold | None]:
+    """What is drawn, and what is held."""
+    noise = placed_noise(prepared["keys"], windows.length, (networks.oobleck.latent,))
+    if prepared["kept"] is None:
+        return noise, None
+    clean, renew = prepared["kept"]
+    return noise, hold_known(clean, noise(0), renew)
 
 
 def _filled(envelope: Array, samples: int, hop: int) -> Array:
@@ -200,5 +206,8 @@ def make_generator(networks: Networks, config: Any) -> Generator:
         scales=tuple(config.scales),
         steps=config.steps,
         condition=condition,
-        sample=partial(generate, networks, config),
+        table=partial(_table, config),
+        begin=partial(_begin, networks, config),
+        advance=partial(_advance, networks, config),
+        finish=partial(_finish, networks),
     )

@@ -25,8 +25,16 @@ from jax import Array
 from weavejax.dials.controls import When
 from weavejax.diffusion.guidance import per_dial
 from weavejax.diffusion.inpaint import hold_known
-from weavejax.diffusion.noise import clip_noise
-from weavejax.diffusion.samplers import Hold, Table, begin, find_sampler, sample
+from weavejax.diffusion.noise import Noise, clip_noise
+from weavejax.diffusion.samplers import (
+    Course,
+    Hold,
+    Table,
+    advance,
+    begin,
+    find_sampler,
+    set_out,
+)
 from weavejax.diffusion.schedules import TIMES, linear
 from weavejax.diffusion.windows import Windows, cut, plan_windows, windowed
 from weavejax.errors import UserError
@@ -128,7 +136,7 @@ def build(config: Any) -> System:
             "controlled": partial(report, "generated", "Sound from onsets and meaning"),
             "uncontrolled": partial(report, "uncontrolled", "The same model without onsets"),
         },
-        generator=_generator(networks, config.sample),
+        generator=make_generator(networks, config.sample),
         told={"predicted": partial(report, "predicted", "Sound from predicted onsets and meaning")},
         flops={
             **networks.said.flops(),
@@ -205,7 +213,6 @@ def generate(
     samples: int | None = None,
     steps: int | None = None,
     known: tuple[Array, Array] | None = None,
-    progress: Any = None,
 ) -> Array:
     """Sound for onsets and meanings, of any length.
 
@@ -223,27 +230,91 @@ def generate(
       samples: of the sound; None for the network's own.
       steps: in place of the config's.
       known: sound [B, samples, 1], and where to make it anew, bool [B, samples]; elsewhere it stays.
-      progress: see `diffusion.samplers.sample`.
 
     Returns:
       float32 [B, samples, 1].
     """
     samples = networks.samples if samples is None else samples
-    windows = networks.windows(samples, config.get("overlap", networks.length / networks.rate / 4))
-    noise = clip_noise(keys, (windows.length, 1))
-    scales = jnp.asarray(tuple(config.scales), jnp.float32) if scales is None else scales
+    return make_generator(networks, config).sample(
+        params, batch, keys, scales, samples=samples, steps=steps, known=known
+    )
+
+
+def make_generator(networks: Networks, config: Any) -> Generator:
+    """The generator of the system; `config` is `config.sample`."""
+    return Generator(
+        rate=networks.rate,
+        channels=1,
+        unit=1,
+        when="onsets",
+        dials=DIALS,
+        scales=tuple(config.scales),
+        steps=config.steps,
+        condition=partial(_condition, networks),
+        table=lambda steps: find_sampler(config.sampler)(linear(steps)),
+        begin=partial(_begin, networks, config),
+        advance=partial(_advance, networks, config),
+        finish=partial(_finish, networks),
+    )
+
+
+def _begin(
+    networks: Networks,
+    config: Any,
+    params: Params,
+    batch: Batch,
+    keys: Array,
+    scales: Array,
+    table: Table,
+    *,
+    samples: int,
+    known: tuple[Array, Array] | None = None,
+) -> tuple[Any, Course]:
+    windows = _windows(networks, config, samples)
     conditions, scales = _conditions(networks, params, batch, windows, samples, scales)
+    kept = None
+    if known is not None:
+        kept = tuple(networks.padded(x) for x in (known[0] * networks.gain, known[1][..., None]))
+    prepared = {"keys": keys, "conditions": conditions, "scales": scales, "kept": kept}
+    noise, hold = _course(prepared, windows)
+    return prepared, set_out(begin(table, noise), table, hold)
+
+
+def _advance(
+    networks: Networks,
+    config: Any,
+    params: Params,
+    prepared: Mapping[str, Any],
+    course: Course,
+    rows: Table,
+    *,
+    samples: int,
+) -> Course:
+    windows = _windows(networks, config, samples)
+    noise, hold = _course(prepared, windows)
+    conditions = prepared["conditions"]
     together = config.get("together", TOGETHER) * len(conditions)
     network = _in_parts(partial(networks.velocity, params), together)
-    denoiser = windowed(per_dial(network, conditions, scales), windows)
-    table: Table = find_sampler(config.sampler)(linear(steps or config.steps))
-    hold: Hold | None = None
-    if known is not None:
-        clean, renew = (networks.padded(x) for x in (known[0] * networks.gain, known[1][..., None]))
-        hold = hold_known(clean, noise(0), renew[..., 0])
-    start = begin(table, noise)
-    made = sample(denoiser, start, table, noise=noise, hold=hold, progress=progress)
-    return made[:, :samples] / networks.gain
+    denoiser = windowed(per_dial(network, conditions, prepared["scales"]), windows)
+    return advance(denoiser, course, rows, noise=noise, hold=hold)
+
+
+def _finish(networks: Networks, params: Params, course: Course, *, samples: int) -> Array:
+    del params
+    return course.x[:, :samples] / networks.gain
+
+
+def _windows(networks: Networks, config: Any, samples: int) -> Windows:
+    return networks.windows(samples, config.get("overlap", networks.length / networks.rate / 4))
+
+
+def _course(prepared: Mapping[str, Any], windows: Windows) -> tuple[Noise, Hold | None]:
+    """What is drawn, and what is held."""
+    noise = clip_noise(prepared["keys"], (windows.length, 1))
+    if prepared["kept"] is None:
+        return noise, None
+    clean, renew = prepared["kept"]
+    return noise, hold_known(clean, noise(0), renew[..., 0])
 
 
 def _conditions(
@@ -285,23 +356,6 @@ def _in_parts(network: Any, most: int) -> Any:
         return found.reshape(-1, *found.shape[2:])[: len(x)]
 
     return in_parts
-
-
-def _generator(networks: Networks, config: Any) -> Generator:
-    def draw(params: Params, request: Batch, keys: Array, scales: Array, **given: Any) -> Array:
-        return generate(networks, config, params, request, keys, scales=scales, **given)
-
-    return Generator(
-        rate=networks.rate,
-        channels=1,
-        unit=1,
-        when="onsets",
-        dials=DIALS,
-        scales=tuple(config.scales),
-        steps=config.steps,
-        condition=partial(_condition, networks),
-        sample=draw,
-    )
 
 
 def _condition(networks: Networks, when: When, samples: int) -> dict[str, np.ndarray]:
