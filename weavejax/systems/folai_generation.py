@@ -16,23 +16,14 @@ from jax import Array
 from weavejax.dials.controls import When
 from weavejax.dials.when import conditioning_curve
 from weavejax.diffusion.guidance import per_dial
-from weavejax.diffusion.inpaint import hold_known
 from weavejax.diffusion.noise import Noise, placed_noise
-from weavejax.diffusion.samplers import (
-    Course,
-    Hold,
-    Table,
-    advance,
-    begin,
-    find_sampler,
-    sample,
-    set_out,
-)
+from weavejax.diffusion.samplers import Course, Table, begin, find_sampler, sample
 from weavejax.diffusion.schedules import polyexponential
 from weavejax.diffusion.windows import Windows, plan_windows, windowed
 from weavejax.errors import UserError
 from weavejax.systems.base import Generator, Params
 from weavejax.systems.folai_networks import Networks
+from weavejax.systems.sampling import Sampling
 
 DIALS = ("when", "what")
 MARGIN = 1  # latents beside those of a renewed span that are made anew with it
@@ -91,7 +82,7 @@ def make_latents(
       steps: evaluations.
     """
     table = _table(config, steps)
-    noise = placed_noise(keys, windows.length, (networks.oobleck.latent,))
+    noise = _noise(networks, keys, windows)
     return sample(windowed(denoiser, windows), begin(table, noise), table, noise=noise)
 
 
@@ -99,20 +90,16 @@ def _table(config: Any, steps: int) -> Table:
     return find_sampler(config.sampler)(polyexponential(steps, config.lowest, config.highest))
 
 
-def _begin(
+def _prepare(
     networks: Networks,
-    config: Any,
     params: Params,
     request: Mapping[str, Array],
-    keys: Array,
     scales: Array,
-    table: Table,
-    *,
+    windows: Windows,
     samples: int,
-    known: tuple[Array, Array] | None = None,
-) -> tuple[Any, Course]:
-    """Runs all networks but the diffusion's: see `systems.base.Generator`."""
-    hop, windows = networks.hop, _windows(networks, config, samples)
+    known: tuple[Array, Array] | None,
+) -> dict[str, Any]:
+    hop = networks.hop
     filled = {**request, "envelope": _filled(request["envelope"], windows.length * hop, hop)}
     condition = networks.conditions(params, filled, windows)
     if scales.ndim == 2:
@@ -123,25 +110,7 @@ def _begin(
         beyond = windows.length * hop - samples
         clean = networks.encode(params, jnp.pad(sound, ((0, 0), (0, beyond), (0, 0))))
         kept = (clean, renewed_latents(jnp.pad(renew, ((0, 0), (0, beyond))), hop))
-    prepared = {"keys": keys, "condition": condition, "scales": scales, "kept": kept}
-    noise, hold = _course(networks, prepared, windows)
-    return prepared, set_out(begin(table, noise), table, hold)
-
-
-def _advance(
-    networks: Networks,
-    config: Any,
-    params: Params,
-    prepared: Mapping[str, Any],
-    course: Course,
-    rows: Table,
-    *,
-    samples: int,
-) -> Course:
-    windows = _windows(networks, config, samples)
-    noise, hold = _course(networks, prepared, windows)
-    denoiser = guided(networks, params, prepared["condition"], prepared["scales"])
-    return advance(windowed(denoiser, windows), course, rows, noise=noise, hold=hold)
+    return {"condition": condition, "scales": scales, "kept": kept}
 
 
 def _finish(networks: Networks, params: Params, course: Course, *, samples: int) -> Array:
@@ -154,15 +123,8 @@ def _windows(networks: Networks, config: Any, samples: int) -> Windows:
     return plan_windows(length, networks.latents, config.overlap)
 
 
-def _course(
-    networks: Networks, prepared: Mapping[str, Any], windows: Windows
-) -> tuple[Noise, Hold | None]:
-    """What is drawn, and what is held."""
-    noise = placed_noise(prepared["keys"], windows.length, (networks.oobleck.latent,))
-    if prepared["kept"] is None:
-        return noise, None
-    clean, renew = prepared["kept"]
-    return noise, hold_known(clean, noise(0), renew)
+def _noise(networks: Networks, keys: Array, windows: Windows) -> Noise:
+    return placed_noise(keys, windows.length, (networks.oobleck.latent,))
 
 
 def _filled(envelope: Array, samples: int, hop: int) -> Array:
@@ -197,6 +159,14 @@ def make_generator(networks: Networks, config: Any) -> Generator:
         )
         return {"envelope": curve}
 
+    sampling = Sampling(
+        windows=partial(_windows, networks, config),
+        noise=partial(_noise, networks),
+        prepare=partial(_prepare, networks),
+        denoiser=lambda params, prepared: guided(
+            networks, params, prepared["condition"], prepared["scales"]
+        ),
+    )
     return Generator(
         rate=networks.rate,
         channels=networks.channels,
@@ -207,7 +177,7 @@ def make_generator(networks: Networks, config: Any) -> Generator:
         steps=config.steps,
         condition=condition,
         table=partial(_table, config),
-        begin=partial(_begin, networks, config),
-        advance=partial(_advance, networks, config),
+        begin=sampling.begin,
+        advance=sampling.advance,
         finish=partial(_finish, networks),
     )

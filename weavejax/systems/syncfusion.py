@@ -24,19 +24,10 @@ from jax import Array
 
 from weavejax.dials.controls import When
 from weavejax.diffusion.guidance import per_dial
-from weavejax.diffusion.inpaint import hold_known
-from weavejax.diffusion.noise import Noise, clip_noise
-from weavejax.diffusion.samplers import (
-    Course,
-    Hold,
-    Table,
-    advance,
-    begin,
-    find_sampler,
-    set_out,
-)
+from weavejax.diffusion.noise import clip_noise
+from weavejax.diffusion.samplers import Course, Denoiser, find_sampler
 from weavejax.diffusion.schedules import TIMES, linear
-from weavejax.diffusion.windows import Windows, cut, plan_windows, windowed
+from weavejax.diffusion.windows import Windows, cut, plan_windows
 from weavejax.errors import UserError
 from weavejax.losses.denoising import denoising_loss, draw_kept, noised
 from weavejax.metrics.envelopes import measure_envelopes
@@ -46,6 +37,7 @@ from weavejax.models import waveform_unet, waveform_unet_names
 from weavejax.models.waveform_unet import WaveformUNet, WaveformUNetConfig
 from weavejax.systems.base import Batch, Generator, Metrics, Params, System, under
 from weavejax.systems.meanings import make_meaning
+from weavejax.systems.sampling import Sampling
 
 HEADLINE = "controlled/onset_f1_sound_50ms_annotated"
 DIALS = ("when", "what")
@@ -242,6 +234,13 @@ def generate(
 
 def make_generator(networks: Networks, config: Any) -> Generator:
     """The generator of the system; `config` is `config.sample`."""
+    overlap = config.get("overlap", networks.length / networks.rate / 4)
+    sampling = Sampling(
+        windows=lambda samples: networks.windows(samples, overlap),
+        noise=lambda keys, windows: clip_noise(keys, (windows.length, 1)),
+        prepare=partial(_prepare, networks),
+        denoiser=partial(_denoiser, networks, config),
+    )
     return Generator(
         rate=networks.rate,
         channels=1,
@@ -252,69 +251,41 @@ def make_generator(networks: Networks, config: Any) -> Generator:
         steps=config.steps,
         condition=partial(_condition, networks),
         table=lambda steps: find_sampler(config.sampler)(linear(steps)),
-        begin=partial(_begin, networks, config),
-        advance=partial(_advance, networks, config),
+        begin=sampling.begin,
+        advance=sampling.advance,
         finish=partial(_finish, networks),
     )
 
 
-def _begin(
+def _prepare(
     networks: Networks,
-    config: Any,
     params: Params,
     batch: Batch,
-    keys: Array,
     scales: Array,
-    table: Table,
-    *,
+    windows: Windows,
     samples: int,
-    known: tuple[Array, Array] | None = None,
-) -> tuple[Any, Course]:
-    windows = _windows(networks, config, samples)
+    known: tuple[Array, Array] | None,
+) -> dict[str, Any]:
     conditions, scales = _conditions(networks, params, batch, windows, samples, scales)
     kept = None
     if known is not None:
-        kept = tuple(networks.padded(x) for x in (known[0] * networks.gain, known[1][..., None]))
-    prepared = {"keys": keys, "conditions": conditions, "scales": scales, "kept": kept}
-    noise, hold = _course(prepared, windows)
-    return prepared, set_out(begin(table, noise), table, hold)
+        clean, renew = (networks.padded(x) for x in (known[0] * networks.gain, known[1][..., None]))
+        kept = (clean, renew[..., 0])
+    return {"conditions": conditions, "scales": scales, "kept": kept}
 
 
-def _advance(
-    networks: Networks,
-    config: Any,
-    params: Params,
-    prepared: Mapping[str, Any],
-    course: Course,
-    rows: Table,
-    *,
-    samples: int,
-) -> Course:
-    windows = _windows(networks, config, samples)
-    noise, hold = _course(prepared, windows)
+def _denoiser(
+    networks: Networks, config: Any, params: Params, prepared: Mapping[str, Any]
+) -> Denoiser:
     conditions = prepared["conditions"]
     together = config.get("together", TOGETHER) * len(conditions)
     network = _in_parts(partial(networks.velocity, params), together)
-    denoiser = windowed(per_dial(network, conditions, prepared["scales"]), windows)
-    return advance(denoiser, course, rows, noise=noise, hold=hold)
+    return per_dial(network, conditions, prepared["scales"])
 
 
 def _finish(networks: Networks, params: Params, course: Course, *, samples: int) -> Array:
     del params
     return course.x[:, :samples] / networks.gain
-
-
-def _windows(networks: Networks, config: Any, samples: int) -> Windows:
-    return networks.windows(samples, config.get("overlap", networks.length / networks.rate / 4))
-
-
-def _course(prepared: Mapping[str, Any], windows: Windows) -> tuple[Noise, Hold | None]:
-    """What is drawn, and what is held."""
-    noise = clip_noise(prepared["keys"], (windows.length, 1))
-    if prepared["kept"] is None:
-        return noise, None
-    clean, renew = prepared["kept"]
-    return noise, hold_known(clean, noise(0), renew[..., 0])
 
 
 def _conditions(
