@@ -178,8 +178,12 @@ class _Attention(nn.Module):
             dense = nn.Dense(wide, use_bias=False, dtype=self.dtype, kernel_init=fan_in, name=name)
             return dense(tokens).reshape(*tokens.shape[:2], self.heads, self.head_width)
 
-        mixed = attention(heads(y, "query"), heads(seen, "key"), heads(seen, "value"))
-        mixed = mixed.reshape(*x.shape[:2], wide)
+        mixed = heads(seen, "value")
+        # All weight is on the only token of a condition, whatever asks: no need to ask. At the first
+        # levels, long and narrow, that is most of the work.
+        if seen.shape[1] > 1 or self.is_initializing():
+            mixed = attention(heads(y, "query"), heads(seen, "key"), mixed)
+        mixed = mixed.reshape(*mixed.shape[:2], wide)
         output = nn.Dense(
             x.shape[-1], use_bias=False, dtype=self.dtype, kernel_init=fan_in, name="output"
         )
