@@ -139,9 +139,10 @@ def main(argv: Sequence[str]) -> None:
     session.close()
 
     # 7. Results.
-    reports = None
-    with contextlib.suppress(Stopped):
-        reports = None if stopped else evaluate(evaluated_params(state), session.stopping)[0]
+    reports = None if stopped else session.reports(int(state.step))
+    if not (reports or stopped):
+        with contextlib.suppress(Stopped):
+            reports = evaluate(evaluated_params(state), session.stopping)[0]
     if reports and cluster.primary():
         about = {"config": arguments.config_name, "seed": config.seed, "step": int(state.step)}
         about |= {"data": data.describe(), "best checkpoint": f"step {checkpoints.best_step()}"}

@@ -17,7 +17,7 @@ from weavejax.data.order import record_order
 from weavejax.errors import UserError
 from weavejax.runs import results
 from weavejax.runs.assemble import Data
-from weavejax.runs.evaluation import Evaluation
+from weavejax.runs.evaluation import Evaluation, Reports
 from weavejax.runtime import cluster
 from weavejax.runtime.checkpoint import Checkpoints
 from weavejax.runtime.events import EventLog
@@ -78,6 +78,7 @@ class Session:
         self._start, self._stepped = start, time.monotonic()
         self._durations: deque[float] = deque(maxlen=MEDIAN_OF)
         self._counted = (start, 0.0, 0.0)  # step, seconds of the loop and of waiting, in the events
+        self._reports: tuple[int, Reports] | None = None  # of the newest evaluation, and its step
 
     def before(self, step: int, batch: Batch) -> tuple[Any, Any]:
         """Counts broken clips, puts the batch and this process's wishes on the devices."""
@@ -166,11 +167,16 @@ class Session:
         self._stepped = time.monotonic()
         scalars = results.scalars(reports)
         step, value = int(state.step), scalars[self._system.headline]
+        self._reports = (step, reports)
         if self._writer is not None:
             self._writer.write(step, "eval", scalars)
         self._terminal.say(f"step {step}  {self._system.headline} {value:.4g}")
         self._checkpoints.score(step, value)
         return True
+
+    def reports(self, step: int) -> Reports | None:
+        """Of the evaluation of `step`, if that was in this process."""
+        return self._reports[1] if self._reports and self._reports[0] == step else None
 
     def stopping(self) -> bool:
         """Whether any process of the job was asked to stop; all must ask."""
