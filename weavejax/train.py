@@ -12,7 +12,6 @@ Exit status: 0 done; 2 something to mend, in one line; 75 asked to stop (SIGTERM
 saved, start the same command again; 130 the same by Ctrl-C; anything else is a failure.
 """
 
-import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -29,8 +28,8 @@ from weavejax.runtime.events import EventLog
 from weavejax.runtime.loop import Every, Window, train_loop
 from weavejax.runtime.mesh import batch_rows, check_batch, make_mesh
 from weavejax.runtime.records import duration
-from weavejax.runtime.signals import Stopped, StopRequest
-from weavejax.runtime.step import evaluated_params, lay_out, make_train_step
+from weavejax.runtime.signals import StopRequest
+from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.runtime.watchdog import Watchdog
 from weavejax.runtime.workdir import check_workdir, keep_compiled, open_workdir
 from weavejax.storage import write_text
@@ -139,10 +138,7 @@ def main(argv: Sequence[str]) -> None:
     session.close()
 
     # 7. Results.
-    reports = None if stopped else session.reports(int(state.step))
-    if not (reports or stopped):
-        with contextlib.suppress(Stopped):
-            reports = evaluate(evaluated_params(state), session.stopping)[0]
+    reports = None if stopped else session.reports(state)
     if reports and cluster.primary():
         about = {"config": arguments.config_name, "seed": config.seed, "step": int(state.step)}
         about |= {"data": data.describe(), "best checkpoint": f"step {checkpoints.best_step()}"}

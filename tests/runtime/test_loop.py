@@ -10,7 +10,7 @@ import pytest
 from weavejax.metrics.report import Report
 from weavejax.runtime.loop import Every, Window, train_loop
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
-from weavejax.runtime.step import WISHES, lay_out, make_train_step, wishes_sharding
+from weavejax.runtime.step import WISHES, abstract_inputs, lay_out, make_train_step, wishes_sharding
 from weavejax.systems.base import System
 from weavejax.testing import tiny_gram
 
@@ -79,6 +79,17 @@ def trainer():
     mesh = make_mesh({"data": 4}, jax.devices()[:4])
     layout = lay_out(SYSTEM, config, mesh)
     return mesh, layout, make_train_step(SYSTEM, layout, mesh, config)
+
+
+def test_runs_of_other_seeds_are_the_same_program(trainer):
+    """So a sweep compiles a setting once, whatever the number of its seeds."""
+    mesh, layout, step = trainer
+    config = tiny_gram(seed=1)
+    config.steps = STEPS
+    other = make_train_step(SYSTEM, layout, mesh, config)
+    assert (other.key != step.key).any()
+    inputs = abstract_inputs(SYSTEM, layout, mesh)
+    assert other.lower(*inputs).as_text() == step.lower(*inputs).as_text()
 
 
 def batches(start):

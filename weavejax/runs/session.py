@@ -174,9 +174,14 @@ class Session:
         self._checkpoints.score(step, value)
         return True
 
-    def reports(self, step: int) -> Reports | None:
-        """Of the evaluation of `step`, if that was in this process."""
-        return self._reports[1] if self._reports and self._reports[0] == step else None
+    def reports(self, state: State) -> Reports | None:
+        """Of the state: from its evaluation, else made now; None if the job is to stop meanwhile."""
+        if self._reports and self._reports[0] == int(state.step):
+            return self._reports[1]
+        try:
+            return self._evaluation(evaluated_params(state), self.stopping)[0]
+        except Stopped:
+            return None
 
     def stopping(self) -> bool:
         """Whether any process of the job was asked to stop; all must ask."""

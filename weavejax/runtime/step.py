@@ -1,10 +1,12 @@
 """The train state and the one jitted train step, whatever the system."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -208,10 +210,32 @@ def abstract_inputs(
     return layout.abstract, batch, wishes
 
 
-def make_train_step(
-    system: Trainable, layout: Layout, mesh: Mesh, config: Any
-) -> Callable[[State, Mapping[str, Array], Array], tuple[State, dict[str, Any], Told]]:
-    """(state, batch, wishes) → (state, metrics, told), jitted; the state is donated.
+@dataclass(frozen=True)
+class TrainStep:
+    """(state, batch, wishes) → (state, metrics, told); the state is donated.
+
+    Attributes:
+      program: jitted, of the key as well.
+      key: of the run's seed, as data. Not a constant of the program, which so is one for all seeds and
+        comes from the cache of compiled programs for all but the first.
+    """
+
+    program: Any
+    key: np.ndarray
+
+    def __call__(
+        self, state: State, batch: Mapping[str, Array], wishes: Array
+    ) -> tuple[State, dict[str, Any], Told]:
+        found: tuple[State, dict[str, Any], Told] = self.program(state, batch, wishes, self.key)
+        return found
+
+    def lower(self, *inputs: Any) -> Any:
+        """As of a jitted function; `inputs` as in `abstract_inputs`."""
+        return self.program.lower(*inputs, self.key)
+
+
+def make_train_step(system: Trainable, layout: Layout, mesh: Mesh, config: Any) -> TrainStep:
+    """The train step of a system.
 
     The random key of a step is a pure function of (seed, step), so resuming needs no key state. A
     step that the guard refuses counts as a step and changes nothing else but the guard; it has no
@@ -222,9 +246,9 @@ def make_train_step(
     loss_on_mesh = on_mesh(system.loss, mesh)  # keeps the batch split between the layers
 
     def train_step(
-        state: State, batch: Mapping[str, Array], wishes: Array
+        state: State, batch: Mapping[str, Array], wishes: Array, run_key: Array
     ) -> tuple[State, dict[str, Any], Told]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(run_key), state.step)
         trainable, others = split(state.params, system.frozen)
         running = {path: leaf for path, leaf in others.items() if not system.frozen(path)}
         frozen = {path: leaf for path, leaf in others.items() if path not in running}
@@ -267,12 +291,14 @@ def make_train_step(
         return new, metrics, Told(accepted, loss, norm, guard.in_a_row, wishes.sum(0))
 
     everywhere = replicated(mesh)
-    return jax.jit(
+    program = jax.jit(
         train_step,
-        in_shardings=(layout.placed, batch_sharding(mesh), wishes_sharding(mesh)),
+        in_shardings=(layout.placed, batch_sharding(mesh), wishes_sharding(mesh), everywhere),
         out_shardings=(layout.placed, everywhere, everywhere),
         donate_argnums=0,
     )
+    # In NumPy: every process has it, and JAX need not be told where.
+    return TrainStep(program, np.asarray(jax.random.key_data(jax.random.key(config.seed))))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
