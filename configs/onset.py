@@ -6,7 +6,7 @@ Time:      not measured yet
 Result:    not measured yet; figures on a rendered world stand for no published benchmark
 
 Variants:
-  (default)  the rendered world in windows of 2 s at 15 frames a second, a small R(2+1)D on 56 pixels.
+  (default)  the rendered world in windows of 2 s at 15 frames a second, a small R(2+1)D on 40 pixels.
   files      your own clips: --config configs/onset.py:files --config.data.root=DIR. Onsets are those of
              each clip's sound, or of controls files with --config.inputs.labels=controls.
   smoke      the default at its smallest, for tests.
@@ -37,7 +37,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "onset"
     config.seed = 0
-    config.steps = 400
+    config.steps = 1200
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -59,8 +59,8 @@ def _world() -> ConfigDict:
             "seconds": 2.0,  # of a window
             "windows": 2,  # of a clip, one after the other; beyond its end there is nothing to see
             "fps": 15.0,
-            "side": 64,  # pixels, of the frames that are kept
-            "size": 56,  # of which this square is shown: at random in training, else the middle
+            "side": 44,  # pixels, of the frames that are kept
+            "size": 40,  # of which this square is shown: at random in training, else the middle
             "rate": 0,  # Hz of the sound; 0: it is not needed
             "stereo": False,
             "onsets": 64,  # the most that a window can hold
@@ -72,7 +72,7 @@ def _world() -> ConfigDict:
     config.model = ConfigDict(
         {
             "widths": (8, 16, 32, 64),
-            "blocks": (2, 2, 2, 2),
+            "blocks": (1, 1, 1, 1),
             "hidden": 64,
             "stem": 16,  # planes between the first two convolutions
             "dtype": "float32",  # of compute; parameters are float32 in any case
@@ -82,7 +82,7 @@ def _world() -> ConfigDict:
     config.loss = ConfigDict(
         {
             # Of brightness, contrast, saturation and hue, one draw a window; () for none.
-            "jitter": (0.4, 0.2, 0.4, 0.1),
+            "jitter": (0.4, 0.2, 0.4, 0.0),
         }
     )
     # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
@@ -112,9 +112,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 100,
+            "evaluate_every": 400,
             "evaluate_batch": 32,
-            "save_every": 200,
+            "save_every": 400,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -126,8 +126,9 @@ def _world() -> ConfigDict:
 
 def _files(config: ConfigDict) -> None:
     config.data.source = "files"
-    config.inputs.labels = "sound"
-    config.inputs.windows = 5  # the first ten seconds
+    config.inputs.update({"labels": "sound", "windows": 5, "side": 64, "size": 56})
+    config.model.blocks = (2, 2, 2, 2)
+    config.loss.jitter = (0.4, 0.2, 0.4, 0.1)
 
 
 def _smoke(config: ConfigDict) -> None:

@@ -6,10 +6,10 @@ Time:      not measured yet
 Result:    not measured yet; figures on a rendered world stand for no published benchmark
 
 Variants:
-  (default)  the rendered world in windows of 2 s, mono at 16 kHz, a small UNet; texts by an encoder
+  (default)  the rendered world in windows of 2 s, mono at 8 kHz, a small UNet; texts by an encoder
              that learns with it.
   files      your own clips with captions: --config configs/syncfusion.py:files --config.data.root=DIR.
-             Onsets are those of each clip's sound, or of controls files.
+             16 kHz and a larger UNet. Onsets are those of each clip's sound, or of controls files.
   published  the published sizes, on your own clips (Greatest Hits, say) with onsets in controls files
              (or --config.inputs.labels=sound): 48 kHz, 2^18 samples, 215 M parameters, the meaning from
              CLAP as transformers has it (laion/clap-htsat-unfused), frozen:
@@ -45,7 +45,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "syncfusion"
     config.seed = 0
-    config.steps = 1500
+    config.steps = 1000
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -67,7 +67,7 @@ def _world() -> ConfigDict:
             "seconds": 2.0,  # of a window
             "windows": 2,  # of a clip, one after the other; beyond its end there is nothing to hear
             "side": 0,  # pictures are not needed
-            "rate": 16_000,  # Hz
+            "rate": 8_000,  # Hz
             "stereo": False,
             "onsets": 64,  # the most that a window can hold
             "labels": "controls",  # where onsets come from: the clip's controls, or its "sound"
@@ -89,7 +89,7 @@ def _world() -> ConfigDict:
     config.sample = ConfigDict(
         {
             "sampler": "v-ddim",
-            "steps": 50,
+            "steps": 16,
             "scales": (1.0, 2.0),  # of guidance, for when and what
             "overlap": 0.5,  # of the windows of clips longer than `inputs.seconds`, seconds
             "together": 32,  # windows that the network looks at at once: bounds the memory
@@ -123,7 +123,7 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 1500,
+            "evaluate_every": 1000,
             "evaluate_batch": 32,
             "save_every": 500,
             "keep": 2,
@@ -141,11 +141,11 @@ def _model() -> ConfigDict:
             "gain": 10.0,  # of the sound that is learnt, against noise of variance 1
             "meaning": "text",  # from texts, by an encoder that learns; or by frozen "clap"
             "unet": {
-                "channels": (8, 32, 64, 96, 128, 192),
-                "factors": (1, 4, 4, 4, 2, 2),
-                "items": (1, 1, 1, 2, 2, 2),
-                "attentions": (False, False, False, False, True, True),
-                "context": (2, 8, 16, 32, 64, 64),
+                "channels": (8, 32, 64, 128),
+                "factors": (2, 4, 4, 4),
+                "items": (1, 1, 1, 2),
+                "attentions": (False, False, False, True),
+                "context": (2, 8, 16, 32),
                 "heads": 4,
                 "head_width": 32,
                 "groups": 8,
@@ -171,9 +171,19 @@ def _model() -> ConfigDict:
 
 def _files(config: ConfigDict) -> None:
     config.data.source = "files"
-    config.inputs.labels = "sound"
-    config.inputs.windows = 5  # the first ten seconds
+    config.steps = 10_000
+    config.inputs.update({"labels": "sound", "windows": 5, "rate": 16_000})  # the first ten seconds
     config.model.text.vocab = 8192
+    config.model.unet.update(
+        {
+            "channels": (8, 32, 64, 96, 128, 192),
+            "factors": (1, 4, 4, 4, 2, 2),
+            "items": (1, 1, 1, 2, 2, 2),
+            "attentions": (False, False, False, False, True, True),
+            "context": (2, 8, 16, 32, 64, 64),
+        }
+    )
+    config.sample.steps = 50
 
 
 def _published(config: ConfigDict) -> None:

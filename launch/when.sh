@@ -2,9 +2,11 @@
 # The dial when on the rendered world, end to end: every network, for every seed, then the tables.
 #   [VENV=DIR] [WORKDIR=DIR] launch/when.sh [SEED…]      seeds 0 1 2 by default
 # What is finished is not started again, what was stopped goes on: call it as often as you like.
+# CLIPS are held out, 64 by default: making sound for them takes its time.
 # FLAGS holds further flags of all trainings, as in FLAGS=--config.steps=20 for a first look.
 set -eu
-: "${WORKDIR:=runs/when}" "${FLAGS:=}"
+: "${WORKDIR:=runs/when}" "${CLIPS:=64}" "${FLAGS:=}"
+FLAGS+=" --config.data.options.test=$CLIPS"
 python=${VENV:+$VENV/bin/}python
 (($#)) || set -- 0 1 2
 
