@@ -20,6 +20,7 @@ from weavejax.runtime.plots import new_figure
 from weavejax.storage import write_text
 
 FEW = 2  # keys that differ; of more, a sweep's own names say what the runs are
+BESIDE = 3  # panels in a row of the picture
 FLAGS = {
     "compare": "DIR…: runs, or folders of runs, to put into one table; writes compare.md/json/png",
     "metrics": "of --compare, names in results.json, with * and commas; headline and reverse are each "
@@ -118,10 +119,14 @@ def _json(groups: Sequence[Group], columns: Sequence[Column], warnings: Sequence
 
 def _draw(groups: Sequence[Group], columns: Sequence[Column], path: Path) -> None:
     """Dots are seeds, bars are means with their intervals; one panel a metric."""
-    figure = new_figure(2.5 + 3.6 * len(columns), 1.2 + 0.45 * len(groups))
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    wide = min(len(columns), BESIDE)
+    high = -(-len(columns) // wide)
+    figure = new_figure(2.5 + 3.6 * wide, high * (1.2 + 0.3 * len(groups)))
+    panels = figure.subplots(high, wide, sharey=True, squeeze=False)
     rows = range(len(groups))
-    for axes, column in zip(panels, columns, strict=True):
+    for axes in panels.flat[len(columns) :]:
+        axes.set_axis_off()
+    for axes, column in zip(panels.flat, columns, strict=False):
         for row in rows:
             values = list(column.values[row].values())
             axes.plot(values, [row] * len(values), "o", color="tab:blue", alpha=0.5, ms=5)
@@ -134,6 +139,7 @@ def _draw(groups: Sequence[Group], columns: Sequence[Column], path: Path) -> Non
         axes.grid(axis="x", alpha=0.25)
     many = len(groups[0].changes) > FEW
     names = [(many and group.label) or group.name.replace(", ", "\n") for group in groups]
-    panels[0].set_yticks(rows, names, fontsize=8)
-    panels[0].set_ylim(len(groups) - 0.5, -0.5)
+    for axes in panels[:, 0]:
+        axes.set_yticks(rows, names, fontsize=8)
+        axes.set_ylim(len(groups) - 0.5, -0.5)
     figure.savefig(path, dpi=120)
