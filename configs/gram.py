@@ -261,7 +261,7 @@ def _loss(config: ConfigDict) -> None:
             "bias": -10.0,  # of the sigmoid, at first
             "anchor": "text",  # or "each" modality in turn
             "views": "whole",  # of a clip; "subsets" of its modalities too, or a "random" one
-            "missing": "phantom",  # a modality a clip lacks: left out; or "drop", "mean", "ppca"
+            "missing": "phantom",  # what a clip lacks is left out; or "drop", "mean", "ppca"
             "matching": 0.0,  # weight of the matching loss; needs model.fusion
             "condition": ("video", "audio"),  # what that loss sees of a clip
             "candidates": 0,  # of the second stage, in evaluation; 50 as published

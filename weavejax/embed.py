@@ -23,6 +23,7 @@ from weavejax.data.pipeline import eval_batches
 from weavejax.data.text import encode
 from weavejax.errors import UserError
 from weavejax.losses import SCORES
+from weavejax.losses.missing import standing_in
 from weavejax.runs import assemble, evaluation, restore
 from weavejax.runs.restore import Trained
 from weavejax.runtime import cli
@@ -89,7 +90,8 @@ def _search(
     example = {**empty_example(spec), "text": tokens, "text_mask": np.bool_(True)}
     batch = {n: jnp.asarray(example[n])[None] for n in trained.system.batch_spec}
     query = jax.jit(trained.system.embed)(trained.params, batch)["text"]
-    scores = SCORES[trained.config.loss.score](query, clip, present)[0]
+    loss = trained.config.loss
+    scores = standing_in(SCORES, loss.missing)[loss.score](query, clip, present)[0]
     return np.where(np.asarray(present).any(1), np.asarray(scores), -np.inf)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_streamed import unit
 
-from weavejax.losses.missing import MISSING
+from weavejax.losses import SCORES
+from weavejax.losses.missing import MISSING, standing_in
 
 
 def clips(size=200, modalities=3, dim=24, rank=4, seed=0):
@@ -65,3 +66,23 @@ def test_few_or_no_complete_clips_are_finite(name):
         assert np.isfinite(value)
         assert np.isfinite(grad).all()
         np.testing.assert_array_equal(np.asarray(grad)[~present], 0.0)
+
+
+@pytest.mark.parametrize("name", ["volume", "cosine", "fused_cosine"])
+@pytest.mark.parametrize("missing", MISSING)
+def test_a_gallery_is_searched_as_was_learnt(missing, name):
+    """What stood in for absent modalities in training does so in evaluation, and nothing else does."""
+    vectors, present = clips()
+    anchor = np.float32(unit(np.random.default_rng(1).normal(size=(7, vectors.shape[-1]))))
+    score = standing_in(SCORES, missing)[name]
+    if name == "fused_cosine":
+        vectors, present = vectors[:, :1], present[:, :1]
+    expected = (vectors, present)
+    if missing in ("mean", "ppca") and name != "fused_cosine":
+        expected = MISSING[missing](jnp.asarray(vectors), jnp.asarray(present))
+    np.testing.assert_allclose(
+        score(anchor, jnp.asarray(vectors), jnp.asarray(present)),
+        SCORES[name](anchor, *map(jnp.asarray, expected)),
+        rtol=1e-5,
+        atol=1e-6,
+    )

@@ -5,11 +5,14 @@ clip without any modality stays as it is. "phantom" is the default: scores leave
 which for a volume is an orthonormal phantom axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+from weavejax.losses.score import Score
 
 HIGHEST = lax.Precision.HIGHEST
 LATENT = 16  # dimensions of the probabilistic PCA
@@ -84,6 +87,23 @@ MISSING: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
     "mean": mean,
     "ppca": ppca,
 }
+
+
+def standing_in(scores: Mapping[str, Score], missing: str) -> dict[str, Score]:
+    """The scores as a model is searched with that learnt with `missing`.
+
+    Under "mean" and "ppca" something of the gallery stands in for what a clip lacks, as something of
+    the batch did in training. "drop" is about which clips are learnt from; like "phantom", it leaves
+    absent modalities out here. Scores of a fused vector stay as they are: that has its own way.
+    """
+    if missing not in ("mean", "ppca"):
+        return dict(scores)
+
+    def filled(score: Score) -> Score:
+        fill, prepare = MISSING[missing], score.prepare
+        return replace(score, prepare=lambda clip, present: prepare(*fill(clip, present)))
+
+    return {n: filled(s) if s.sees == "modalities" else s for n, s in scores.items()}
 
 
 def _filled(

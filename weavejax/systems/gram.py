@@ -20,6 +20,8 @@ from jax import Array
 from weavejax.errors import UserError
 from weavejax.losses import SCORES
 from weavejax.losses.matching import matching_loss
+from weavejax.losses.missing import standing_in
+from weavejax.losses.score import Score
 from weavejax.metrics.alignment import alignment_report, candidate_pairs
 from weavejax.models import fusion, vit
 from weavejax.systems.base import Batch, Metrics, Params, SecondStage, System
@@ -33,7 +35,8 @@ def build(config: Any) -> System:
     _check(config)
     towers = Towers(config)
     score = config.loss.score
-    report = partial(alignment_report, SCORES, score, top=config.loss.candidates)
+    scores = standing_in(SCORES, config.loss.missing)
+    report = partial(alignment_report, scores, score, top=config.loss.candidates)
     return System(
         name="gram",
         batch_spec=_batch_spec(config),
@@ -41,7 +44,7 @@ def build(config: Any) -> System:
         loss=partial(_loss, config.loss, towers),
         embed=partial(_embed, towers),
         features=partial(_features, towers),
-        second_stage=_second_stage(config.loss, towers),
+        second_stage=_second_stage(config.loss, towers, scores[score]),
         rules=towers.rules(),
         evaluators={"retrieval": report},
         flops=towers.flops(),
@@ -168,8 +171,8 @@ def _loss(
     return loss, metrics
 
 
-def _second_stage(config: Any, towers: Towers) -> SecondStage | None:
-    """Match probabilities of the nearest clips, seen through all their modalities."""
+def _second_stage(config: Any, towers: Towers, score: Score) -> SecondStage | None:
+    """Match probabilities of the nearest clips by `score`, seen through all their modalities."""
     if not (towers.matching and config.candidates):
         return None
 
@@ -181,7 +184,7 @@ def _second_stage(config: Any, towers: Towers) -> SecondStage | None:
         return jax.nn.softmax(judge(towers, params, text, seen, mask, None))[:, 1]
 
     return SecondStage(
-        candidates=partial(candidate_pairs, SCORES[config.score], top=config.candidates),
+        candidates=partial(candidate_pairs, score, top=config.candidates),
         see=see,
         match=match,
     )
