@@ -54,6 +54,7 @@ RUNS = {
         **ALONE,
         "loss.objective": "pmrl",
         "loss.score": "singular_value",
+        "loss.temperature": 0.05,  # as published
         "loss.matching": 0.0,
         "loss.candidates": 0,
     },

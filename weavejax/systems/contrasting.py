@@ -79,7 +79,7 @@ def contrastive_loss(
       step: for the blend.
     """
     if config.objective == "pmrl":
-        return _pmrl(towers, params, vectors)
+        return _pmrl(config.temperature, towers, vectors)
     share = blend(config, step)
     views = list(_views(config, towers, vectors, jax.random.fold_in(key, 1)))
     total = count = jnp.zeros(())
@@ -208,12 +208,13 @@ def fused(vectors: dict[str, Array], names: tuple[str, ...], present_bm: Array) 
 
 
 def _pmrl(
-    towers: Towers, params: Params, vectors: dict[str, Array]
+    temperature: float, towers: Towers, vectors: dict[str, Array]
 ) -> tuple[Array, Array, Metrics, None]:
+    """At the config's temperature, as published: one that learns goes to 0, and the loss with it."""
     names = ("text", *towers.clip_modalities)
     stacked = jnp.stack([vectors[name] for name in names], axis=1)
     present = jnp.stack([vectors[f"{name}_mask"] for name in names], axis=1)
-    total, count = pmrl_loss(stacked, present, alignment=params["temperature"])
+    total, count = pmrl_loss(stacked, present, alignment=temperature)
     return total, count, {"loss/pmrl": (total, count)}, None
 
 
