@@ -33,7 +33,7 @@ compiler.compile_or_get_cached = compiled
 
 
 def pytest_configure(config):
-    """Programs are compiled in a third of the time, here and in subprocesses; benches as users have them.
+    """Programs compile in a third of the time, here and in subprocesses; benches as users have them.
 
     They are kept beside pytest's other caches (`pytest --cache-clear` forgets them): compiling is most
     of the time of a first run.
