@@ -42,3 +42,17 @@ def test_a_condition_of_one_token_is_what_attention_would_make_of_it():
     again = run(replace(TINY, tokens=2), twice, np.repeat(token, 2, axis=1))
     np.testing.assert_allclose(once, again, rtol=1e-5, atol=1e-6)
     assert np.abs(once - run(TINY, params, token[..., ::-1])).max() > 1e-3
+
+
+def test_a_silent_onset_track_has_gradients_from_the_start():
+    """Through sixteen norms of nothing at all they would overflow."""
+    config = replace(TINY, context=(2, 8), encoder_blocks=2)
+    inputs = (jnp.ones((1, 64, 1)), jnp.full(1, 0.5), jnp.ones((1, 1, 6)), jnp.ones(1, bool))
+    silence = jnp.zeros((1, 64, 1))
+    params = jax.jit(WaveformUNet(config).init)(jax.random.key(0), *inputs, silence)["params"]
+
+    def loss(params):
+        return jnp.square(WaveformUNet(config).apply({"params": params}, *inputs, silence)).mean()
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+        assert np.abs(leaf).max() < 1e3

@@ -9,13 +9,14 @@ noise level a number in [0, 1], the onset track ``[B, L, 1]`` with ones at the o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from weavejax.ops.attention import attention
-from weavejax.ops.transformer import LayerNorm, Rule, fan_in, torch_conv
+from weavejax.ops.transformer import Init, LayerNorm, Rule, fan_in, torch_conv
 
 EPSILON = 1e-5  # PyTorch's default for norms
 MODULATION_EPSILON = 1e-6
@@ -101,6 +102,19 @@ class _TimeFeatures(nn.Module):
         return x
 
 
+def _torch_bias(fan: int) -> Init:
+    """PyTorch's default for biases of convolutions, of so many inputs an output.
+
+    With zeros a silent onset track stays 0 all the way, where each of sixteen norms multiplies the
+    gradient by 1/√ε: it overflows.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / math.sqrt(fan)
+
+    return init
+
+
 class _Conv(nn.Module):
     """Convolution over time, padded by half its size where it does not stride by it."""
 
@@ -120,6 +134,7 @@ class _Conv(nn.Module):
             padding=((padding, padding),),
             dtype=self.dtype,
             kernel_init=torch_conv,
+            bias_init=_torch_bias(self.size * x.shape[-1]),
             name="conv",
         )(x)
 
