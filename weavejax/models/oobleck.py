@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from weavejax.models.torch_names import Shapes
+from weavejax.ops.sine import sine_squared
 from weavejax.ops.transformer import Rule, torch_conv
 
 DILATIONS = (1, 3, 9)
@@ -261,7 +262,7 @@ class Snake(nn.Module):
             for name in ("alpha", "beta")
         )
         y = x.astype(jnp.float32)
-        wave = jnp.square(jnp.sin(alpha[None, None] * y))
+        wave = sine_squared(alpha[None, None] * y)
         return (y + wave / (beta[None, None] + TINY)).astype(self.dtype)
 
 
