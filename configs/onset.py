@@ -37,7 +37,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "onset"
     config.seed = 0
-    config.steps = 1200
+    config.steps = 600
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -77,6 +77,7 @@ def _world() -> ConfigDict:
             "stem": 16,  # planes between the first two convolutions
             "dtype": "float32",  # of compute; parameters are float32 in any case
             "remat": False,  # whether the backward pass computes the blocks again
+            "centred": True,  # the network sees frames less their mean over the window
         }
     )
     config.loss = ConfigDict(
@@ -90,7 +91,7 @@ def _world() -> ConfigDict:
     config.init = ConfigDict({"weights": "", "partial": ()})
     config.optim = ConfigDict(
         {
-            "lr": 2e-3,
+            "lr": 4e-3,
             "warmup": 0.1,
             "schedule": "cosine",
             "b1": 0.95,
@@ -112,9 +113,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 400,
+            "evaluate_every": 200,
             "evaluate_batch": 32,
-            "save_every": 400,
+            "save_every": 200,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -143,6 +144,8 @@ def _smoke(config: ConfigDict) -> None:
 def _published(config: ConfigDict) -> None:
     config.steps = 10_000  # 100 epochs of Greatest Hits' chunks come to about twice that
     config.inputs.update({"side": 128, "size": 112})
-    config.model.update({"widths": (64, 128, 256, 512), "hidden": 128, "stem": 45})
+    config.model.update(
+        {"widths": (64, 128, 256, 512), "hidden": 128, "stem": 45, "centred": False}
+    )
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant"})
     config.runtime.update({"workers": 8, "evaluate_every": 1000, "save_every": 1000})

@@ -75,6 +75,7 @@ def _world() -> ConfigDict:
             "latent": 16,  # channels
             "dtype": "float32",  # of compute; parameters are float32 in any case
             "remat": False,  # whether the backward pass computes the blocks again
+            "gain": 10.0,  # of the sound that the networks see: the world's has an RMS of 0.02
         }
     )
     config.loss = ConfigDict(
@@ -82,7 +83,8 @@ def _world() -> ConfigDict:
             "sizes": (1024, 256, 64),  # of the transforms
             "epsilon": 1e-5,  # of a squared magnitude: what is below it is silence
             "spectral": 1.0,  # weights
-            "waveform": 150.0,  # about 1 for silence in place of the world's sound (mean |x| 0.006)
+            "waveform": 0.0,
+            "level": 100.0,  # about 1 for silence in place of the world's sound
             "divergence": 1e-4,
         }
     )

@@ -45,7 +45,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "syncfusion"
     config.seed = 0
-    config.steps = 1000
+    config.steps = 600
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -90,7 +90,7 @@ def _world() -> ConfigDict:
         {
             "sampler": "v-ddim",
             "steps": 16,
-            "scales": (1.0, 2.0),  # of guidance, for when and what
+            "scales": (3.0, 2.0),  # of guidance, for when and what
             "overlap": 0.5,  # of the windows of clips longer than `inputs.seconds`, seconds
             "together": 32,  # windows that the network looks at at once: bounds the memory
             "prompt": "text",  # clap: what evaluation means by; "audio": a hit of the clip itself
@@ -123,9 +123,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 1000,
+            "evaluate_every": 600,
             "evaluate_batch": 32,
-            "save_every": 500,
+            "save_every": 300,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -243,7 +243,7 @@ def _published(config: ConfigDict) -> None:
         }
     )
     config.loss.drop.when = 0.0
-    config.sample.steps = 150
+    config.sample.update({"steps": 150, "scales": (1.0, 2.0)})
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})
     config.runtime.update({"workers": 8, "evaluate_every": 5000, "save_every": 5000})
     config.runtime.evaluate_batch = 16

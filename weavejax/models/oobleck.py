@@ -40,6 +40,7 @@ class OobleckConfig:
         latent: channels of the latents; the encoder gives as many means and scales.
         dtype: compute type; norms, activations and the bottleneck are in float32.
         remat: whether the backward pass recomputes the blocks.
+        gain: of the sound that the networks see; quiet sound needs it, or they learn silence.
     """
 
     audio: int
@@ -49,6 +50,7 @@ class OobleckConfig:
     latent: int
     dtype: str = "float32"
     remat: bool = False
+    gain: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.multiples) != len(self.strides) or min(self.strides, default=1) < 2:
@@ -138,12 +140,13 @@ class Oobleck(nn.Module):
         """``[N, L, audio]`` in [-1, 1] at 44.1 kHz → the distribution of ``latents(L)`` latents."""
         if audio.ndim != 3 or audio.shape[2] != self.config.audio:
             raise ValueError(f"Oobleck takes audio [N, L, {self.config.audio}], got {audio.shape}")
-        mean, scale = jnp.split(self.encoder(audio).astype(jnp.float32), 2, axis=-1)
+        mean, scale = jnp.split(self.encoder(self.config.gain * audio).astype(jnp.float32), 2, axis=-1)
         return Gaussian(mean, jax.nn.softplus(scale) + SMALLEST_DEVIATION)
 
     def decode(self, latents: jax.Array) -> jax.Array:
         """``[N, T, latent]`` → audio ``[N, samples(T), audio]``, not clipped."""
-        return self.decoder(latents)
+        audio: jax.Array = self.decoder(latents)
+        return audio / self.config.gain
 
 
 def encode(params: Mapping[str, Any], config: OobleckConfig, audio: jax.Array) -> Gaussian:

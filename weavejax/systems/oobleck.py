@@ -109,6 +109,7 @@ def _loss(
             truth, made, tuple(config.sizes), config.epsilon
         ),
         "waveform": spectral.waveform_distance(truth, made),
+        "level": spectral.level_distance(truth, made),
         "divergence": spectral.divergence(latents.mean, latents.deviation),
     }
     total = sum(config[name] * value for name, value in parts.items())
