@@ -50,7 +50,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "envelope"
     config.seed = 0
-    config.steps = 1500
+    config.steps = 1000
     config.batch = 16
     config.data = ConfigDict(
         {

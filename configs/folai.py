@@ -78,7 +78,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "folai"
     config.seed = 0
-    config.steps = 1000
+    config.steps = 800
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -165,9 +165,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 1000,
+            "evaluate_every": 800,
             "evaluate_batch": 16,
-            "save_every": 250,
+            "save_every": 200,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -197,6 +197,7 @@ def _model() -> ConfigDict:
                 "latent": 16,
                 "dtype": "float32",
                 "remat": False,
+                "gain": 10.0,  # of the sound that it sees
             },
             "dit": {
                 "width": 128,
@@ -235,13 +236,13 @@ def _model() -> ConfigDict:
 
 
 def _base(config: ConfigDict) -> None:
-    config.steps = 3000
+    config.steps = 1500
     config.model.stage = "base"
     config.init.weights = ""
     config.init.parts.update(
         {"oobleck": "runs/oobleck", "text": "runs/gram", "vision": "runs/gram"}
     )
-    config.runtime.evaluate_every = 3000
+    config.runtime.evaluate_every = 1500
 
 
 def _files(config: ConfigDict) -> None:
@@ -301,7 +302,7 @@ def _published(config: ConfigDict) -> None:
     compute = {"dtype": "bfloat16", "scan": True, "remat": "full"}
     model.update({"profile": "parity", "normalise": True, "meaning": "clap"})
     sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
-    model.oobleck.update({**sizes, "latent": 64})
+    model.oobleck.update({**sizes, "latent": 64, "gain": 1.0})
     model.dit.update(
         {
             "width": 1536,

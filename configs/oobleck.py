@@ -39,7 +39,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "oobleck"
     config.seed = 0
-    config.steps = 1500
+    config.steps = 800
     config.batch = 8
     config.data = ConfigDict(
         {
@@ -83,8 +83,8 @@ def _world() -> ConfigDict:
             "sizes": (1024, 256, 64),  # of the transforms
             "epsilon": 1e-5,  # of a squared magnitude: what is below it is silence
             "spectral": 1.0,  # weights
-            "waveform": 0.0,
-            "level": 100.0,  # about 1 for silence in place of the world's sound
+            "waveform": 0.0,  # of noise it asks for silence, as no phase can be foretold
+            "level": 300.0,  # about 3 for silence in place of the world's sound
             "divergence": 1e-4,
         }
     )
@@ -115,9 +115,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 500,
+            "evaluate_every": 400,
             "evaluate_batch": 16,  # the sound of all evaluation clips is kept: 256 kB a window here
-            "save_every": 250,
+            "save_every": 200,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -147,9 +147,9 @@ def _published(config: ConfigDict) -> None:
     config.batch = 32
     config.inputs.update({"seconds": 65_536 / 44_100, "windows": 6, "rate": 44_100})
     sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
-    config.model.update({**sizes, "latent": 64, "remat": True})
+    config.model.update({**sizes, "latent": 64, "remat": True, "gain": 1.0})
     config.loss.update({"sizes": (2048, 1024, 512, 256, 128, 64, 32), "epsilon": 1e-8})
-    # Published: a rate that falls as 1/√(1 + step / 200,000) and no waveform term; that term stays
-    # for want of the discriminator.
+    # Published: a rate that falls as 1/√(1 + step / 200,000) and no term for the level; that stays for
+    # want of the discriminator.
     config.optim.update({"lr": 1.5e-4, "warmup": 1000, "schedule": "cosine", "average": 0.9999})
     config.runtime.update({"workers": 8, "evaluate_every": 10_000, "save_every": 5_000})

@@ -150,6 +150,21 @@ def test_waveform_distance_and_what_is_masked():
     assert (float(total), float(weight)) == (4.0, 2.0)
 
 
+def test_a_level_is_the_same_whatever_the_phase():
+    """Of two windows and what is left over, which counts for nothing."""
+    time = np.arange(2 * spectral.LEVEL + 7) / spectral.LEVEL
+    sine, cosine = (
+        f(8 * 2 * np.pi * time)[None, :, None].astype(np.float32) for f in (np.sin, np.cos)
+    )
+    half = np.where(time[None, :, None] < 1, 0.5 * sine, sine)
+    np.testing.assert_allclose(spectral.level_distance(sine, cosine), 0.0, atol=1e-6)
+    np.testing.assert_allclose(
+        spectral.level_distance(sine, half), 0.25 * np.sqrt(0.5), rtol=1e-5, atol=0
+    )
+    slope = jax.grad(lambda x: spectral.level_distance(sine, x).sum())(np.zeros_like(sine))
+    assert np.isfinite(slope).all()
+
+
 @pytest.mark.parametrize(("size", "samples"), [(30, 200), (64, 32)])
 def test_impossible_transforms_are_refused(size, samples):
     with pytest.raises(ValueError, match="needs a size divisible by 4 and more samples"):

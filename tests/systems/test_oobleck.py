@@ -44,6 +44,7 @@ def tiny(**changes):
                 "epsilon": 1e-5,
                 "spectral": 1.0,
                 "waveform": 10.0,
+                "level": 20.0,
                 "divergence": 1e-4,
             },
             "init": {"weights": "", "partial": ()},
@@ -104,9 +105,14 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(made):
     distance = jax.jit(lambda a, b: spectral.stereo_spectral_distance(a, b, (64, 16), 1e-5).mean())(
         batch["sound"], sound
     )
-    want = distance + 10.0 * waveform + 1e-4 * divergence
+    rms = [
+        np.sqrt(np.square(x).reshape(BATCH, SAMPLES // 128, 128, 2).mean(2) + 1e-8)
+        for x in (batch["sound"], sound)
+    ]
+    level = np.abs(rms[0] - rms[1]).mean()
+    want = distance + 10.0 * waveform + 20.0 * level + 1e-4 * divergence
     np.testing.assert_allclose(value, want, rtol=1e-5)
-    for name, each in (("waveform", waveform), ("divergence", divergence)):
+    for name, each in {"waveform": waveform, "level": level, "divergence": divergence}.items():
         total, weight = metrics[f"loss/{name}"]
         np.testing.assert_allclose(total / weight, each, rtol=1e-5)
     assert float(metrics["loss"][1]) == BATCH

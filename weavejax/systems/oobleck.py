@@ -2,9 +2,9 @@
 
 Evans et al., Stable Audio Open, arXiv 2407.14358; stable-audio-tools' ``training/autoencoders.py`` and
 ``stable_audio_2_0_vae.json``. Sound goes through a sample of its latents and back; the loss is that of
-`losses.spectral` plus a mean absolute difference of the waveforms and the divergence of the latents
-from the standard normal distribution. The waveform term has the weight 0 in the published recipe, whose
-discriminator sees phases; a small world has no discriminator and needs the term for its phases.
+`losses.spectral` plus the divergence of the latents from the standard normal distribution. Beside them
+two terms of other weights than the published 0, for want of the published discriminator: the difference
+of the levels, and of the waveforms, which a sound needs whose phases are to be kept.
 
 The network is the same at any size. Its parameters stand under `oobleck/`, as in the files that
 `weavejax.convert` makes of the published weights, and a system of diffusion puts them under the same
@@ -31,7 +31,7 @@ from weavejax.ops.placement import split_batch
 from weavejax.systems.base import Batch, Metrics, Params, System, under
 
 PART = "oobleck"  # where its parameters stand
-HEADLINE = "sound/si_sdr_mid"
+HEADLINE = "sound/envelope_correlation_16k_rms512_128"
 
 
 def network(model: Any, *, stereo: bool) -> OobleckConfig:
