@@ -140,7 +140,9 @@ class Oobleck(nn.Module):
         """``[N, L, audio]`` in [-1, 1] at 44.1 kHz → the distribution of ``latents(L)`` latents."""
         if audio.ndim != 3 or audio.shape[2] != self.config.audio:
             raise ValueError(f"Oobleck takes audio [N, L, {self.config.audio}], got {audio.shape}")
-        mean, scale = jnp.split(self.encoder(self.config.gain * audio).astype(jnp.float32), 2, axis=-1)
+        mean, scale = jnp.split(
+            self.encoder(self.config.gain * audio).astype(jnp.float32), 2, axis=-1
+        )
         return Gaussian(mean, jax.nn.softplus(scale) + SMALLEST_DEVIATION)
 
     def decode(self, latents: jax.Array) -> jax.Array:

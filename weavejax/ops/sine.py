@@ -1,7 +1,7 @@
 """The square of a sine, from products alone.
 
-XLA's sine on a CPU goes through numbers one by one, ten times slower than a product of them; it was half
-of what an autoencoder with sines for activations took there.
+XLA's sine on a CPU goes through numbers one by one, where these go many at once: an activation x +
+sin²(x) takes a quarter of the time, forward and backward.
 """
 
 import jax

@@ -9,10 +9,10 @@ Ours, with `model.centred`: the network sees the frames less their mean over the
 stands still, most of a picture, does not hide what moves. A small network learns from a few thousand
 windows so, where otherwise it hardly starts to.
 
-Ours too, where the published code leaves a choice or contradicts itself: evaluation sees the middle of the
-frames and no colour augmentation (there both are random in validation too), and one threshold, a logit
-of 0.5, for all that is reported and exported (there 0.5 on the logit in the export, a probability of
-0.75 in the metrics).
+Ours too, where the published code leaves a choice or contradicts itself: evaluation sees the middle of
+the frames and no colour augmentation (there both are random in validation too), and one threshold, a
+logit of 0.5, for all that is reported and exported (there 0.5 on the logit in the export, a probability
+of 0.75 in the metrics).
 """
 
 from collections.abc import Callable, Mapping
