@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import tensorflow_datasets as tfds
 
+from weavejax.data.folder import open_folder
 from weavejax.dials import controls
 from weavejax.errors import UserError
 
@@ -23,6 +24,7 @@ sys.path.insert(0, str(DATASETS))
 
 import foley_world  # noqa: E402
 from foley_world import captions, hits, render, sound, staging, walk  # noqa: E402
+from foley_world.clips import write_clips  # noqa: E402
 from foley_world.scene import Event, Options, Take, directions  # noqa: E402
 
 KINDS = ("hits", "walk")
@@ -78,6 +80,17 @@ def test_records_are_clips_in_order(prepared: dict[str, list[dict[str, Any]]]) -
         assert len(record["controls"]) < 25_000
         assert controls.parse(record["controls"].decode()).duration == 4.0
     assert "tensorflow" not in sys.modules
+
+
+def test_clips_written_as_files_are_a_folder_of_clips(
+    prepared: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    ids = write_clips(prepared["test"], tmp_path)
+    source = open_folder(tmp_path)
+    assert [source.id(n) for n in range(len(source))] == ids == ["test-000000", "test-000001"]
+    clip, record = source[1], prepared["test"][1]
+    assert clip.captions == (record["captions"][0].decode(),)
+    assert controls.parse((tmp_path / f"{ids[1]}.controls.json").read_text()).duration == 4.0
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(
