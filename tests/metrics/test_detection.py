@@ -21,10 +21,14 @@ def scores(logits, truth, threshold=0.5):
     return {each.variant: each.value for each in found}
 
 
-def test_candidates_are_peaks_at_the_middles_of_their_frames():
+def test_candidates_are_the_vertices_of_peaks():
     found = candidates(np.array([0.0, 2.0, 2.0, 1.0, 3.0]), 10.0)
-    np.testing.assert_allclose(found.times, [0.15, 0.45])
+    np.testing.assert_allclose(found.times, [0.2, 0.45])  # between two equals; the middle of the last
     np.testing.assert_allclose(found.confidence, [2.0, 3.0])
+    place = 0.1 * np.arange(5) + 0.05
+    for onset in (0.21, 0.25, 0.29):
+        parabola = 1.0 - 30 * np.square(place - onset)
+        np.testing.assert_allclose(candidates(parabola, 10.0).times, [onset])
     assert len(candidates(np.zeros(5), 10.0).times) == 1  # a plateau is one
 
 
