@@ -23,7 +23,9 @@ def scores(logits, truth, threshold=0.5):
 
 def test_candidates_are_the_vertices_of_peaks():
     found = candidates(np.array([0.0, 2.0, 2.0, 1.0, 3.0]), 10.0)
-    np.testing.assert_allclose(found.times, [0.2, 0.45])  # between two equals; the middle of the last
+    np.testing.assert_allclose(
+        found.times, [0.2, 0.45]
+    )  # between two equals; the middle of the last
     np.testing.assert_allclose(found.confidence, [2.0, 3.0])
     place = 0.1 * np.arange(5) + 0.05
     for onset in (0.21, 0.25, 0.29):
