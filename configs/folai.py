@@ -125,7 +125,7 @@ def _world() -> ConfigDict:
         {
             "sampler": "dpmpp-3m-sde",
             "steps": 20,
-            "scales": (1.0, 2.0),  # of guidance, for when and what
+            "scales": (2.0, 1.0),  # of guidance, for when and what
             "lowest": 0.3,  # σ/α of the last level before clean
             "highest": 500.0,  # and of the first
             "overlap": 25,  # of the windows of a longer clip, latents
@@ -359,7 +359,7 @@ def _published(config: ConfigDict) -> None:
     )
     config.init.update({"weights": "", "partial": ("^project_",)})
     config.loss.drop.update({"when": 0.0, "what": 0.1})
-    config.sample.update({"steps": 150, "overlap": 43})
+    config.sample.update({"steps": 150, "scales": (1.0, 2.0), "overlap": 43})
     config.optim.update({"lr": 1e-4, "warmup": 0, "schedule": "constant", "average": 0.0})
     config.runtime.update({"workers": 8, "evaluate_every": 10_000, "save_every": 1_000})
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from weavejax.dials.envelope import (
     PARITY_LAG,
+    WINDOWS,
     conditioning_envelope,
     sample_count,
     smooth_zero_phase,
@@ -117,8 +118,9 @@ def test_lengths_at_odd_frame_rates_are_exact():
 
 
 def test_windows_last_as_long_at_every_rate():
-    assert windows_at(44_100) == (10_000, 2_000)
-    for rate in (8_000, 16_000, 48_000):
-        for window, published in zip(windows_at(rate), (10_000, 2_000), strict=True):
-            assert window % 2 == 0
-            assert abs(window / rate - published / 44_100) <= 1 / rate
+    assert windows_at(44_100, "parity") == (10_000, 2_000)
+    for profile, usual in WINDOWS.items():
+        for rate in (8_000, 16_000, 48_000):
+            for window, samples in zip(windows_at(rate, profile), usual, strict=True):
+                assert window % 2 == 0
+                assert abs(window / rate - samples / 44_100) <= 1 / rate

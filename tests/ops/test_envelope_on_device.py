@@ -18,7 +18,7 @@ def sounds():
     return wave.astype(np.float32)
 
 
-@pytest.mark.parametrize("profile", host.PROFILES)
+@pytest.mark.parametrize("profile", host.WINDOWS)
 @pytest.mark.parametrize("windows", [(400, 80), (5000, 90)])
 def test_device_and_host_agree(profile, windows):
     wave = sounds()

@@ -236,7 +236,7 @@ def test_reports_of_a_model_that_obeys(made):
     assert reports["controlled"].scalars["e_l1_16k_rms512_128"] == 0.0
     assert reports["uncontrolled"].scalars["e_l1_16k_rms512_128"] > 0.0
     assert reports["doubled"].scalars["gain_error_6db"] < 1e-3
-    assert reports["delayed"].scalars["lag_error_250ms"] < 0.005
+    assert reports["delayed"].scalars["lag_error_100ms"] < 0.005
     assert reports["doubled"].measured[0].count == 6
     base = systems.build(tiny("smoke-base"))
     error = {**found, "error": np.full(8, 0.25), "power": np.full(8, 1.0)}

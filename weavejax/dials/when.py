@@ -127,7 +127,7 @@ def conditioning_curve(
     seconds at any rate), so that a drawn or predicted envelope looks to the network like those it has
     learnt from; in the `parity` profile that includes its lag.
     """
-    rms, mean = windows_at(rate)
+    rms, mean = windows_at(rate, profile)
     curve = amplitude_curve(envelope, samples, rate, 1)
     level = conditioning_envelope(curve, profile, rms_window=rms, mean_window=mean)
     return np.repeat(level, channels, axis=1)

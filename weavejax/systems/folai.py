@@ -47,7 +47,7 @@ HEADLINES = {
 }
 # How an envelope is changed to see whether the sound follows: twice the level, and later.
 LOUDER = 20 * float(np.log10(2.0))  # dB
-LATER = 0.25  # seconds
+LATER = 0.1  # seconds: less than half the time between two steps or blows, or early looks like late
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # times at which the base's error is taken
 SOUNDS = ("controlled", "doubled", "delayed", "uncontrolled")
 
@@ -166,7 +166,7 @@ def _embed(networks: Networks, config: Any, params: Params, batch: Batch) -> dic
 
     Returns:
       `controlled`, under the envelope of the truth; `doubled`, under twice its level; `delayed`, under
-      the same 0.25 s later; `uncontrolled`, without; of a batch with `told_envelope` [B, S, C]
+      the same 0.1 s later; `uncontrolled`, without; of a batch with `told_envelope` [B, S, C]
       `predicted`, under that; `truth`; and `known` bool [B].
     """
     told = [batch[name] for name in ("told_envelope",) if name in batch]
@@ -262,7 +262,7 @@ def _doubled_report(found: Mapping[str, np.ndarray]) -> Report:
 def _delayed_report(rate: int, found: Mapping[str, np.ndarray]) -> Report:
     before, after = _sounds(found, "controlled", "delayed")
     measured = measure_lag(before, after, LATER, rate, str(found["manifest"]))
-    return measured_report("Under the envelope 0.25 s later: how much later", [measured])
+    return measured_report("Under the envelope 0.1 s later: how much later", [measured])
 
 
 def _denoising_report(found: Mapping[str, np.ndarray]) -> Report:

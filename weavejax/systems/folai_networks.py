@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
-from weavejax.dials.envelope import PROFILES, windows_at
+from weavejax.dials.envelope import WINDOWS, windows_at
 from weavejax.diffusion.windows import Windows, cut
 from weavejax.errors import UserError
 from weavejax.models import control_dit, number, oobleck, stable_dit
@@ -72,7 +72,7 @@ class Networks:
     def __init__(self, config: Any) -> None:
         model, inputs = config.model, config.inputs
         self.controlled = _one_of("model.stage", model.stage, STAGES) == "control"
-        self.profile = _one_of("model.profile", model.profile, PROFILES)
+        self.profile = _one_of("model.profile", model.profile, tuple(WINDOWS))
         self.scale, self.normalise, self.flip = model.latent_scale, model.normalise, model.flip
         self.train_towers, self.train_projections = model.train_towers, model.train_projections
         self.oobleck = network(model.oobleck, stereo=inputs.stereo)
@@ -224,7 +224,7 @@ class Networks:
 
     def envelope(self, sound: Array) -> Array:
         """Envelope [B, S, C] of sound, as `dials.when.conditioning_curve` makes those of controls."""
-        return conditioning_envelope(sound, self.profile, *windows_at(self.rate))
+        return conditioning_envelope(sound, self.profile, *windows_at(self.rate, self.profile))
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Sound float32 [B, T · hop, C] of latents [B, T, latent]."""
