@@ -85,8 +85,7 @@ def _world() -> ConfigDict:
     )
     config.model = ConfigDict(
         {
-            # Of a frame: what it shows, what changed in it, and what stands out from the clip's mean.
-            "features": ("vision", "motion", "foreground"),
+            "features": ("vision", "motion"),  # of a frame: what it shows, and what changed in it
             "vision": {  # kinds clip, siglip: with the fields of their own configs
                 "kind": "eva",
                 "patch": 14,
@@ -95,7 +94,7 @@ def _world() -> ConfigDict:
                 "heads": 2,
                 "mlp": 192,
             },
-            "cell": 7,  # side of the parts of which these two are taken, pixels
+            "cell": 7,  # of motion: side of the parts of which the change is taken, pixels
             "frozen": False,  # vision stays as it is, in bfloat16
             # What the tower says of a frame: the published summary, its "class" token; the "mean" of
             # its tokens; or those of all "patches", which outweigh motion here and learn slower.

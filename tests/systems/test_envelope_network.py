@@ -20,13 +20,7 @@ from weavejax.runtime import tree
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
 from weavejax.runtime.sharding import shardings
 from weavejax.runtime.step import lay_out, make_train_step
-from weavejax.systems.envelope import (
-    changes,
-    decode_levels,
-    envelope_controls,
-    foreground,
-    target_levels,
-)
+from weavejax.systems.envelope import changes, decode_levels, envelope_controls, target_levels
 from weavejax.testing import fake_batch, no_wishes, tiny_gram
 from weavejax.weights.converted import Origin, write_converted
 
@@ -70,11 +64,11 @@ def tiny(**changed):
 
 
 def full():
-    """With everything on: motion, foreground, onsets, smoothing, frames in parts."""
+    """With everything on: motion, onsets, smoothing, frames in parts."""
     config = tiny(
         model__together=3, model__net__onset=True, inputs__onsets=3, loss__smoothing="zero_phase"
     )
-    config.model.features = ("vision", "motion", "foreground")
+    config.model.features = ("vision", "motion")
     return config
 
 
@@ -221,16 +215,6 @@ def test_a_frame_has_the_features_that_are_asked_for(pool, width):
     assert params["envelope"]["conv_0"]["kernel"].shape == (3, width, 16)
     found = jax.eval_shape(system.embed, params, system.batch_spec)
     assert found["envelope"].shape == (8, 50)
-
-
-def test_the_foreground_is_what_stands_out_from_the_mean_of_the_clip():
-    video = np.full((1, 3, 4, 4, 3), 100, np.uint8)
-    video[0, 1, 0, 0] = 148  # a pixel of the first of four parts, 16 above its mean in the others
-    found = np.asarray(foreground(jnp.asarray(video), 2)).reshape(3, 2, 4)
-    wanted = np.zeros((3, 2, 4))
-    wanted[1, 0, 0] = 32 / 4 / 4.0  # lighter by 32 of 4 pixels, in steps of 4
-    wanted[[0, 2], 1, 0] = 16 / 4 / 4.0
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_changes_are_those_of_each_part_in_either_direction():

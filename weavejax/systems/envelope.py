@@ -9,11 +9,10 @@ sound begins in it, its loss weighted by the published λ of 0.001.
 The published features, of BN-Inception on pictures and on optical flow, are a choice here: an image
 tower (`systems.encoders`) looks at every frame, by default one of the kind that GRAM has, under the
 same name `vision`, so that one trained there can be taken over (`config.init`), kept as it is or
-trained on. In the place of the flow stand `motion`, how much every part of the picture changes, and
-`foreground`, how much it stands out from what it is on average over the clip.
+trained on. In the place of the flow stands `motion`: how much every part of the picture changes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,6 +43,7 @@ RATE = 16_000  # Hz of the sound whose level is predicted
 STEP_RATE = RATE / HOP  # envelope steps a second: 125
 SMOOTHING = ("none", "zero_phase")
 DECODING = ("argmax", "median")
+FEATURES = ("vision", "motion")
 GREYS = 4.0  # of 255, that a part of a picture with something moving in it changes by on average
 POOLING = ("class", "mean", "patches")
 WITHIN = (0, 2, 5, 8)  # classes that the true one may be away, as Video-Foley reports accuracy
@@ -62,26 +62,10 @@ def changes(video: Array, cell: int) -> Array:
       moves; 0 in the first frame.
     """
     light = video.astype(jnp.float32).mean(-1)
-    return _parts(light - jnp.concatenate([light[:, :1], light[:, :-1]], axis=1), cell)
-
-
-def foreground(video: Array, cell: int) -> Array:
-    """How much lighter, and how much darker, each part of a picture is than over the whole clip.
-
-    What stands still is nothing, what moves is where it is: arguments and result as of `changes`.
-    """
-    light = video.astype(jnp.float32).mean(-1)
-    return _parts(light - light.mean(1, keepdims=True), cell)
-
-
-def _parts(difference: Array, cell: int) -> Array:
-    """[B, T, H, W] → means over parts of what is above 0, and of what is below."""
-    both = jnp.stack([jnp.maximum(difference, 0.0), jnp.maximum(-difference, 0.0)], axis=2)
+    change = light - jnp.concatenate([light[:, :1], light[:, :-1]], axis=1)
+    both = jnp.stack([jnp.maximum(change, 0.0), jnp.maximum(-change, 0.0)], axis=2)
     means = reduce(both, "b t c (h y) (w x) -> b t (c h w)", "mean", y=cell, x=cell)
     return means / GREYS
-
-
-PARTS = {"motion": changes, "foreground": foreground}
 
 
 @dataclass(frozen=True)
@@ -90,8 +74,7 @@ class Network:
 
     Attributes:
       vision: the tower that looks at every frame; None where none does.
-      parts: what is taken of the parts of a frame, `changes` or `foreground`.
-      cell: side of these parts, pixels.
+      cell: of `motion`, see `changes`; 0 where it is left out.
       frozen: whether the tower stays as it is.
       pool: what is taken of the tower's tokens: their published summary ("class"), their "mean", or
         those of the "patches" side by side, which keeps where something is.
@@ -104,7 +87,6 @@ class Network:
     """
 
     vision: Tower | None
-    parts: tuple[Callable[[Array, int], Array], ...]
     cell: int
     frozen: bool
     pool: str
@@ -178,15 +160,16 @@ def _network(config: Any) -> Network:
         )
     if model.net.onset and not inputs.onsets:
         raise UserError("model.net.onset needs the onsets: set inputs.onsets")
-    if not model.features or set(model.features) - {"vision", *PARTS}:
-        raise UserError(f"model.features must name some of vision, {', '.join(PARTS)}")
+    if not model.features or set(model.features) - set(FEATURES):
+        raise UserError(f"model.features must name some of {', '.join(FEATURES)}")
     vision = make_tower("vision", config) if "vision" in model.features else None
     width = _width(vision, model.pool, inputs.size) if vision else 0
-    parts = tuple(PARTS[name] for name in PARTS if name in model.features)
-    if parts:
-        if model.cell < 1 or inputs.size % model.cell:
+    cell = 0
+    if "motion" in model.features:
+        cell = model.cell
+        if cell < 1 or inputs.size % cell:
             raise UserError(f"model.cell must divide inputs.size, {inputs.size}")
-        width += len(parts) * 2 * (inputs.size // model.cell) ** 2
+        width += 2 * (inputs.size // cell) ** 2
     frames = int(np.ceil(inputs.seconds * inputs.fps - 1e-6))
     if model.together and frames % model.together:
         raise UserError(f"model.together must divide the {frames} frames of a clip")
@@ -198,8 +181,7 @@ def _network(config: Any) -> Network:
     )
     return Network(
         vision=vision,
-        parts=parts,
-        cell=model.cell,
+        cell=cell,
         frozen=model.frozen,
         pool=model.pool,
         together=model.together,
@@ -260,7 +242,8 @@ def _features(network: Network, params: Params, video: Array, key: Array | None)
     found = []
     if network.vision:
         found.append(_encode(network, network.vision, params["vision"], video, key))
-    found += [part(video, network.cell) for part in network.parts]
+    if network.cell:
+        found.append(changes(video, network.cell))
     return jnp.concatenate([each.astype(jnp.float32) for each in found], axis=-1)
 
 
