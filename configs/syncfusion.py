@@ -45,7 +45,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "syncfusion"
     config.seed = 0
-    config.steps = 600
+    config.steps = 1000
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -123,9 +123,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 600,
+            "evaluate_every": 1000,
             "evaluate_batch": 32,
-            "save_every": 300,
+            "save_every": 250,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none

@@ -109,8 +109,10 @@ def _torch_bias(fan: int) -> Init:
     gradient by 1/√ε: it overflows.
     """
 
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -1.0, 1.0) / math.sqrt(fan)
+    whole = nn.initializers.uniform(2 / math.sqrt(fan))  # from 0
+
+    def init(*arguments: Any, **named: Any) -> jax.Array:
+        return whole(*arguments, **named) - 1 / math.sqrt(fan)
 
     return init
 
