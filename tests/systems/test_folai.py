@@ -27,7 +27,7 @@ def tiny(variant="smoke", **changes):
     config.batch = BATCH
     config.inputs.update({"seconds": SAMPLES / 8000, "side": 0, "text_length": 6})
     config.model.latent_scale = 3.0
-    config.model.oobleck.update({"channels": 2, "multiples": (1,), "strides": (32,)})
+    config.model.oobleck.update({"channels": 2, "multiples": (1,), "strides": (32,), "gain": 1.0})
     config.model.dit.update({"width": 16, "mlp": 16, "cross_width": 8, "features": 8, "rotary": 4})
     config.model.seconds.features = 8
     config.model.text.update({"width": 16, "heads": 2, "mlp": 16, "positions": 8, "vocab": 32})

@@ -52,6 +52,13 @@ def lag_steps(before: np.ndarray, after: np.ndarray, reach: int) -> int | None:
     return max(found, key=lambda lag: found[lag])  # the first of equals, in order of size
 
 
+def lag_seconds(before: np.ndarray, after: np.ndarray, rate: int) -> float:
+    """Delay of a sound's level curve against another's [S] or [S, C]; NaN where either is constant."""
+    one, other = (levels(wave, rate, "16k", len(wave) / rate) for wave in (before, after))
+    steps = lag_steps(one, other, min(round(REACH * RATE / HOP), len(one) // 2))
+    return math.nan if steps is None else steps * HOP / RATE
+
+
 def _taken(rate: int, manifest: str) -> Taken:
     return Taken(manifest, RATE, "none" if rate == RATE else RESAMPLER)
 
@@ -140,12 +147,8 @@ def measure_lag(
     Returns:
       `lag_error_<asked>ms`; beside it the mean `lag`, and the error of a model that does not listen.
     """
-    lags = []
-    for pair in zip(before, after, strict=True):
-        one, other = (levels(wave, rate, "16k", len(wave) / rate) for wave in pair)
-        steps = lag_steps(one, other, min(round(REACH * RATE / HOP), len(one) // 2))
-        lags.append(math.nan if steps is None else steps * HOP / RATE)
-    found = np.array(lags, np.float64)
+    pairs = zip(before, after, strict=True)
+    found = np.array([lag_seconds(*pair, rate) for pair in pairs], np.float64)
     return measure_mean(
         f"lag_error_{round(1000 * asked)}ms",
         np.abs(found - asked),
