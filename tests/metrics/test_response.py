@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from weavejax.metrics.response import gain_db, lag_steps, measure_gain, measure_lag, measure_skill
+from weavejax.metrics.response import (
+    gain_db,
+    gains_db,
+    lag_steps,
+    lags_seconds,
+    measure_gain,
+    measure_lag,
+    measure_skill,
+)
 
 RATE = 16_000
 
@@ -41,19 +49,19 @@ def test_lag_is_found_to_the_step(lag):
 def test_a_model_that_obeys_and_one_that_does_not():
     sounds = [hits([0.2, 0.7], seed=1), hits([0.35], seed=2), np.zeros(2 * RATE, np.float32)]
     late = [np.concatenate([np.zeros(4000, np.float32), wave[:-4000]]) for wave in sounds]
-    found = measure_lag(sounds, late, 0.25, RATE, "m")
+    found = measure_lag(lags_seconds(sounds, late, RATE), 0.25, RATE, "m")
     assert found.variant == "lag_error_250ms"
     assert found.value <= 0.004 + 1e-9  # half a step of the curve
     assert found.beside["lag"] == pytest.approx(0.25, abs=0.004)
     assert found.skipped == {"level is constant": 1}
-    ignored = measure_lag(sounds, sounds, 0.25, RATE, "m")
+    ignored = measure_lag(lags_seconds(sounds, sounds, RATE), 0.25, RATE, "m")
     assert ignored.value == pytest.approx(0.25)
     assert ignored.beside["not listening"] == 0.25
-    loud = measure_gain(sounds, [2 * wave for wave in sounds], 6.0206, "m")
+    loud = measure_gain(gains_db(sounds, [2 * wave for wave in sounds]), 6.0206, "m")
     assert (loud.variant, loud.count) == ("gain_error_6db", 2)
     assert loud.value < 1e-3
     assert loud.beside["gain"] == pytest.approx(6.0206, abs=1e-3)
-    assert measure_gain(sounds, sounds, 6.0206, "m").value == pytest.approx(6.0206)
+    assert measure_gain(gains_db(sounds, sounds), 6.0206, "m").value == pytest.approx(6.0206)
 
 
 def test_skill_is_what_control_takes_off_the_error():

@@ -52,11 +52,21 @@ def lag_steps(before: np.ndarray, after: np.ndarray, reach: int) -> int | None:
     return max(found, key=lambda lag: found[lag])  # the first of equals, in order of size
 
 
-def lag_seconds(before: np.ndarray, after: np.ndarray, rate: int) -> float:
-    """Delay of a sound's level curve against another's [S] or [S, C]; NaN where either is constant."""
-    one, other = (levels(wave, rate, "16k", len(wave) / rate) for wave in (before, after))
-    steps = lag_steps(one, other, min(round(REACH * RATE / HOP), len(one) // 2))
-    return math.nan if steps is None else steps * HOP / RATE
+def gains_db(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> np.ndarray:
+    """`gain_db` of each pair of sounds, float64 [N]."""
+    return np.array([gain_db(*pair) for pair in zip(before, after, strict=True)], np.float64)
+
+
+def lags_seconds(
+    before: Sequence[np.ndarray], after: Sequence[np.ndarray], rate: int
+) -> np.ndarray:
+    """Delay of each sound's level curve against another's, float64 [N]; NaN where one is constant."""
+    found = []
+    for pair in zip(before, after, strict=True):
+        one, other = (levels(wave, rate, "16k", len(wave) / rate) for wave in pair)
+        steps = lag_steps(one, other, min(round(REACH * RATE / HOP), len(one) // 2))
+        found.append(math.nan if steps is None else steps * HOP / RATE)
+    return np.array(found, np.float64)
 
 
 def _taken(rate: int, manifest: str) -> Taken:
@@ -101,24 +111,17 @@ def measure_skill(
     )
 
 
-def measure_gain(
-    before: Sequence[np.ndarray],
-    after: Sequence[np.ndarray],
-    asked: float,
-    manifest: str,
-) -> Measured:
-    """How far the change of level is from the one asked for, dB.
+def measure_gain(gains: np.ndarray, asked: float, manifest: str) -> Measured:
+    """How far changes of level are from the one asked for, dB.
 
     Args:
-      before: sounds under an envelope.
-      after: the same under that envelope `asked` dB louder.
+      gains: `gains_db` of sounds under an envelope and under that envelope `asked` dB louder.
       asked: dB.
       manifest: `measured.manifest_hash` of the clips.
 
     Returns:
       `gain_error_<asked>db`; beside it the mean `gain`, and the error of a model that does not listen.
     """
-    gains = np.array([gain_db(*pair) for pair in zip(before, after, strict=True)], np.float64)
     return measure_mean(
         f"gain_error_{round(asked)}db",
         np.abs(gains - asked),
@@ -128,18 +131,11 @@ def measure_gain(
     )
 
 
-def measure_lag(
-    before: Sequence[np.ndarray],
-    after: Sequence[np.ndarray],
-    asked: float,
-    rate: int,
-    manifest: str,
-) -> Measured:
-    """How far the delay of the level curve is from the one asked for, seconds.
+def measure_lag(lags: np.ndarray, asked: float, rate: int, manifest: str) -> Measured:
+    """How far delays of the level curve are from the one asked for, seconds.
 
     Args:
-      before: sounds under an envelope.
-      after: the same under that envelope `asked` seconds later.
+      lags: `lags_seconds` of sounds under an envelope and under that envelope `asked` seconds later.
       asked: seconds, less than `REACH` to be found.
       rate: of the sounds, Hz.
       manifest: `measured.manifest_hash` of the clips.
@@ -147,14 +143,12 @@ def measure_lag(
     Returns:
       `lag_error_<asked>ms`; beside it the mean `lag`, and the error of a model that does not listen.
     """
-    pairs = zip(before, after, strict=True)
-    found = np.array([lag_seconds(*pair, rate) for pair in pairs], np.float64)
     return measure_mean(
         f"lag_error_{round(1000 * asked)}ms",
-        np.abs(found - asked),
+        np.abs(lags - asked),
         _taken(rate, manifest),
         undefined="level is constant",
-        beside=_beside("lag", found, asked),
+        beside=_beside("lag", lags, asked),
     )
 
 

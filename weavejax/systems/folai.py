@@ -19,7 +19,7 @@ dial when is measured from in guidance (`systems.folai_generation`), and such cl
 projections fit for it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,8 +36,8 @@ from weavejax.losses.denoising import denoising_loss, draw_kept, noised
 from weavejax.metrics.envelopes import measure_envelopes
 from weavejax.metrics.report import Histogram, Report, Table, measured_report
 from weavejax.metrics.response import (
-    gain_db,
-    lag_seconds,
+    gains_db,
+    lags_seconds,
     measure_gain,
     measure_lag,
     measure_skill,
@@ -262,25 +262,25 @@ def _control_report(rate: int, name: str, whose: str, found: Mapping[str, np.nda
 
 def _doubled_report(found: Mapping[str, np.ndarray]) -> Report:
     before, after = _sounds(found, "controlled", "doubled")
-    measured = measure_gain(before, after, LOUDER, str(found["manifest"]))
+    gains = gains_db(before, after)
+    measured = measure_gain(gains, LOUDER, str(found["manifest"]))
     report = measured_report("Under twice the envelope: how much louder", [measured])
-    gains = [gain_db(*pair) for pair in zip(before, after, strict=True)]
     title = f"Under twice the envelope, {LOUDER:.1f} dB more"
     return _drawn(report, "louder", title, "louder than under the envelope itself, dB", gains)
 
 
 def _delayed_report(rate: int, found: Mapping[str, np.ndarray]) -> Report:
     before, after = _sounds(found, "controlled", "delayed")
-    measured = measure_lag(before, after, LATER, rate, str(found["manifest"]))
-    report = measured_report("Under the envelope 0.1 s later: how much later", [measured])
-    lags = [lag_seconds(*pair, rate) for pair in zip(before, after, strict=True)]
+    lags = lags_seconds(before, after, rate)
+    measured = measure_lag(lags, LATER, rate, str(found["manifest"]))
     title = f"Under the envelope {LATER:g} s later"
+    report = measured_report(f"{title}: how much later", [measured])
     return _drawn(report, "later", title, "later than under the envelope itself, seconds", lags)
 
 
-def _drawn(report: Report, name: str, title: str, label: str, values: Sequence[float]) -> Report:
+def _drawn(report: Report, name: str, title: str, label: str, values: np.ndarray) -> Report:
     """With a histogram of a value a clip, of those that have one."""
-    known = np.array([value for value in values if np.isfinite(value)])
+    known = values[np.isfinite(values)]
     if not len(known):
         return report
     return replace(report, histograms={name: Histogram(title, label, {"clips": known})})
