@@ -20,7 +20,7 @@ FILES = sorted(path for path in LAUNCH.iterdir() if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix in (".sh", ".sbatch")]
 JOBSETS = sorted(LAUNCH.glob("*.jobset.yaml"))
 ENVIRONMENTS = sorted(LAUNCH.glob("*.env"))
-OTHERS = ("README.md", "again.sh", "when.sh")  # no way to start one config
+OTHERS = ("README.md", "again.sh", "beside.sh", "when.sh")  # no way to start one config
 STARTERS = [p for p in FILES if p.suffix != ".env" and p.name not in OTHERS]
 
 # What others define; a name that is misspelt here is silently ignored there.

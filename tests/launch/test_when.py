@@ -1,0 +1,157 @@
+"""`launch/when.sh`, with a small script in the place of weavejax."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "launch/when.sh"
+# A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
+INTERRUPTIBLE = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execvp(sys.argv[1], sys.argv[1:])",
+)
+RUNS = ("base", "envelope", "folai", "gram", "onset", "oobleck", "syncfusion")
+# Notes when it began and ended and on which cores; leaves what the next one reads.
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+room, door = pathlib.Path(os.environ["ROOM"]), sys.argv[2].removeprefix("weavejax.")
+given = dict(zip(sys.argv, sys.argv[1:]))
+run = pathlib.Path(given.get("--workdir", given.get("--out", door)))
+name = f"{door} {run.name}"
+log = (room / "log").open("a")
+def note(word):
+    print(word, name, ",".join(map(str, sorted(os.sched_getaffinity(0)))), file=log, flush=True)
+def stop(*_):
+    time.sleep(0.3)
+    note("saved")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+note("began")
+(room / f"{door}-{run.name}.flags").write_text(" ".join(sys.argv))
+if door == "train":
+    time.sleep(float(os.environ.get("SECONDS_EACH", "0")))
+meeting = os.environ.get("MEETING", "").split()
+while run.name in meeting and not all((room / f"train-{one}.flags").exists() for one in meeting):
+    time.sleep(0.05)  # until the other is there, too
+if os.environ.get("FAILS") == name:
+    sys.exit(3)
+if door == "train":
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "results.json").write_text(json.dumps({"results": {"latents/scale": 0.5}}))
+print("done with", run.name)
+note("ended")
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts when.sh for seed 0; ends what is left afterwards."""
+    processes = []
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    python = tmp_path / "bin/python"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
+        f'exec {sys.executable} {tmp_path}/stand_in.py "$@"\n'
+    )
+    python.chmod(0o755)
+
+    def launch(**environment):
+        places = {"VENV": str(tmp_path), "ROOM": str(tmp_path), "WORKDIR": str(tmp_path / "runs")}
+        process = subprocess.Popen(
+            [*INTERRUPTIBLE, "bash", str(SCRIPT), "0"],
+            env={**os.environ, **places, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield launch
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def lines(tmp_path):
+    """(word, door, run, cores) of everything noted so far."""
+    log = tmp_path / "log"
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_every_network_is_trained_once_and_in_order(start, tmp_path, jobs):
+    process = start(JOBS=jobs, FLAGS="--config.steps=20")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    ended = [(door, run) for word, door, run, _ in lines(tmp_path) if word == "ended"]
+    assert sorted(run for door, run in ended if door == "train") == sorted(RUNS)
+    place = {one: number for number, one in enumerate(ended)}
+    for earlier, later in (
+        (("train", "onset"), ("evaluate", "syncfusion")),
+        (("train", "oobleck"), ("extract", "latents")),
+        (("train", "gram"), ("extract", "latents")),
+        (("extract", "latents"), ("train", "base")),
+        (("train", "base"), ("train", "folai")),
+        (("train", "folai"), ("evaluate", "folai")),
+        (("train", "envelope"), ("evaluate", "folai")),
+    ):
+        assert place[earlier] < place[later]
+    assert ended[-1] == ("evaluate", "evaluate")  # the tables
+    base = (tmp_path / "train-base.flags").read_text()
+    assert "--config.steps=20" in base
+    assert "--config.data.options.test=64" in base
+    assert "--config.model.latent_scale=0.5" in base
+    assert ("[1] done with gram" in output) == (jobs == "2")
+
+    again = start(JOBS=jobs)
+    again.communicate(timeout=60)
+    assert again.returncode == 0
+    begun = [(door, run) for word, door, run, _ in lines(tmp_path)[2 * len(ended) :]]
+    assert [run for door, run in begun if door in ("train", "extract")] == []
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_halves_run_at_once_on_cores_of_their_own(start, tmp_path):
+    process = start(JOBS="2", MEETING="envelope oobleck")
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    cores = {
+        run: set(cores.split(",")) for _, door, run, cores in lines(tmp_path) if door == "train"
+    }
+    assert cores["onset"] == cores["syncfusion"] == cores["envelope"]
+    assert cores["oobleck"] == cores["gram"] == cores["folai"]
+    assert not cores["onset"] & cores["oobleck"]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_what_fails_ends_its_half_and_the_command(start, tmp_path, jobs):
+    process = start(JOBS=jobs, FAILS="train gram")
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    begun = {run for word, door, run, _ in lines(tmp_path) if door in ("train", "evaluate")}
+    assert "base" not in begun
+    assert "evaluate" not in begun  # the tables
+    assert "syncfusion" in begun  # the other half goes on
+
+
+def test_a_signal_reaches_both_and_waits_for_them_to_save(start, tmp_path):
+    process = start(JOBS="2", SECONDS_EACH="20")
+    while sum(word == "began" and door == "train" for word, door, *_ in lines(tmp_path)) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    output, _ = process.communicate(timeout=15)
+    assert process.returncode in (75, 143), output
+    assert sum(word == "saved" for word, *_ in lines(tmp_path)) == 2
