@@ -43,9 +43,10 @@ Variants:
              For MSR-VTT, DiDeMo, ActivityNet, VATEX and AudioCaps that is the published finetuning:
              2e-5, batch 64 (MSR-VTT 32), 8 frames (MSR-VTT 4), from GRAM's weights
              (--config.init.weights=DIR). On 16 × v5e a device holds 300 MiB of parameters, 601 MiB of
-             the optimiser, and at its peak for MSR-VTT 1.67, for VATEX 3.15 of 15.75 GiB
-             (`weavejax.plan --topology v5e:4x4 --fast`; with captions of 70 tokens, DiDeMo's and
-             ActivityNet's, that compiler crashes, with 40 it gives 3.16 GiB for DiDeMo).
+             the optimiser, and at its peak for MSR-VTT 1.72, for VATEX and AudioCaps 3.15, for DiDeMo
+             and ActivityNet 3.16 of 15.75 GiB (`weavejax.plan --topology v5e:4x4 --fast`, libtpu
+             0.0.52; the compiler of 0.0.42, which jax[tpu] brings, crashes at texts of 70 tokens,
+             DiDeMo's and ActivityNet's: on TPUs, too, pip install -U libtpu first).
              Not measured: none of these sets is on the machine of the figures above.
   published  the published architecture and 150k-clip schedule, on your own clips:
              --config configs/gram.py:published --config.data.source=files --config.data.root=DIR
