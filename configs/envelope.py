@@ -51,7 +51,7 @@ def _world() -> ConfigDict:
     config = ConfigDict()
     config.system = "envelope"
     config.seed = 0
-    config.steps = 1000
+    config.steps = 2000
     config.batch = 16
     config.data = ConfigDict(
         {
@@ -154,9 +154,9 @@ def _world() -> ConfigDict:
             "workers": 1,  # decoding processes
             "prefetch": 8,  # batches each keeps ready
             "log_every": 20,
-            "evaluate_every": 250,
+            "evaluate_every": 500,
             "evaluate_batch": 32,
-            "save_every": 250,
+            "save_every": 500,
             "keep": 2,
             "partial": (),  # regexes of parameters that a checkpoint need not fit
             "deadlines": {"step": 300.0, "phase": 3600.0, "data": 86400.0},  # s; 0 = none
@@ -204,4 +204,4 @@ def _published(config: ConfigDict) -> None:
     )
     config.loss.smoothing = "zero_phase"
     config.optim.update({"lr": 1e-3, "warmup": 0, "b1": 0.5, "weight_decay": 0.0, "clip": 0.0})
-    config.runtime.update({"workers": 8, "evaluate_every": 250, "save_every": 250})
+    config.runtime.update({"workers": 8, "evaluate_every": 500, "save_every": 250})
