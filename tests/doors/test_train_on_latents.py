@@ -100,7 +100,7 @@ def test_they_come_in_the_order_and_with_the_names_of_the_clips(opened, features
         ("--config.inputs.root=", "inputs.root is empty: give the directory"),
         ("--config.inputs.root=/nowhere", "/nowhere holds no features to read"),
         ("--config.inputs.windows=2", "holds features of another clips and inputs.windows: run"),
-        ("--config.model.profile=parity", "of another model.profile and arrays: run weavejax.ex"),
+        ("--config.model.profile=parity", "of another model.profile and envelope.windows and arrays: run"),
     ],
 )
 def test_features_of_something_else_are_refused(opened, flag, words):

@@ -6,6 +6,7 @@ import pytest
 from test_folai import BATCH, batch_of, random_params, tiny
 
 from weavejax import systems
+from weavejax.dials.envelope import WINDOWS
 from weavejax.errors import UserError
 from weavejax.testing import fake_batch
 
@@ -61,6 +62,13 @@ def test_the_loss_of_latents_is_that_of_sound(variant, profile):
     for name in ("latent", *listened, "meaning", "frames"):
         other = {**features, name: features[name][[3, 0, 0, 0]]}
         assert abs(float(learn(other, key)) - loss) > 1e-4 * loss, name
+
+
+def test_latents_of_envelopes_with_other_windows_are_others(monkeypatch):
+    before = systems.build(tiny()).latents.key
+    monkeypatch.setitem(WINDOWS, "better", (4_000, 1_000))
+    after = systems.build(tiny()).latents.key
+    assert [name for name in after if after[name] != before[name]] == ["envelope.windows"]
 
 
 def test_the_scale_of_latents_is_not_kept():

@@ -7,11 +7,13 @@ up. Latents are kept unscaled; in the parity profile with their deviations, so t
 samples of its own, as it would from the sound.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
+from weavejax.dials.envelope import windows_at
 from weavejax.errors import UserError
 from weavejax.systems.base import Batch, Latents, Params
 from weavejax.systems.folai_networks import Networks
@@ -66,4 +68,7 @@ def training_latents(networks: Networks, config: Any) -> Latents:
         arrays["frames"] = (networks.frames, networks.vision.width)
         parts.append("vision")
     sections = {"model": (*MODEL, *(("audio",) if networks.audio else ()))}
-    return make_latents(config, arrays, parts, sections, unused=("onsets",))
+    made = make_latents(config, arrays, parts, sections, unused=("onsets",))
+    # No entry of a config, so told apart by what they are: envelopes of other windows are others.
+    windows = list(windows_at(networks.rate, networks.profile))
+    return replace(made, key={**made.key, "envelope.windows": windows})
