@@ -191,6 +191,9 @@ def _model() -> ConfigDict:
             "profile": "better",  # of envelopes and latents; "parity": lagging, sampled, as published
             "latent_scale": 1.0,  # of latents, for the diffusion to see them with a deviation of 1
             "normalise": False,  # every window to a peak of 1, as published; levels count here
+            # dB that the second stage learns every clip at, one drawn at every step. Towers and base
+            # foretell a clip's own level well: only at others does the network learn to listen.
+            "levels": (0.0, -6.0, 6.0),
             "flip": True,  # sound upside down, every other time in training
             "meaning": "text",  # what training means by: the captions; "clap": the very sound
             "train_towers": False,  # of text and frames, in the first stage
@@ -305,7 +308,7 @@ def _published(config: ConfigDict) -> None:
     )
     model = config.model
     compute = {"dtype": "bfloat16", "scan": True, "remat": "full"}
-    model.update({"profile": "parity", "normalise": True, "meaning": "clap"})
+    model.update({"profile": "parity", "normalise": True, "levels": (0.0,), "meaning": "clap"})
     sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
     model.oobleck.update({**sizes, "latent": 64, "gain": 1.0})
     model.dit.update(

@@ -85,7 +85,7 @@ def test_they_come_in_the_order_and_with_the_names_of_the_clips(opened, features
     assert [data.train.id(i) for i in range(24)] == [source.id(i) for i in range(24)]
     with train_batches(data.train, data.train_spec, None, batch=8, seed=0) as batches:
         batch = next(batches)
-    assert batch["latent"].shape == (8, 1, 128, 8)
+    assert batch["latent"].shape == (8, 3, 128, 8)  # at three levels
     assert np.std(batch["latent"]) > 0
     np.testing.assert_array_equal(batch["wanted"], batch["index"])
     row = int(batch["index"][3])
@@ -100,7 +100,10 @@ def test_they_come_in_the_order_and_with_the_names_of_the_clips(opened, features
         ("--config.inputs.root=", "inputs.root is empty: give the directory"),
         ("--config.inputs.root=/nowhere", "/nowhere holds no features to read"),
         ("--config.inputs.windows=2", "holds features of another clips and inputs.windows: run"),
-        ("--config.model.profile=parity", "of another model.profile and envelope.windows and arrays: run"),
+        (
+            "--config.model.profile=parity",
+            "of another model.profile and envelope.windows and arrays: run",
+        ),
     ],
 )
 def test_features_of_something_else_are_refused(opened, flag, words):

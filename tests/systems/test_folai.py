@@ -260,6 +260,7 @@ def test_the_first_stage_learns():
     ("change", "words"),
     [
         ({"model__stage": "third"}, "model.stage 'third' is none of base, control"),
+        ({"model__levels": (6.0,)}, "model.levels must begin with 0.0"),
         ({"model__profile": "best"}, "model.profile 'best' is none of parity, better"),
         ({"inputs__seconds": 0.0641}, "513 samples at 8000 Hz must be a multiple of the 32"),
         ({"inputs__text_length": 0}, "the meaning of a sound is its caption's"),

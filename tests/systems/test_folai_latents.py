@@ -10,6 +10,7 @@ from weavejax.dials.envelope import WINDOWS
 from weavejax.errors import UserError
 from weavejax.testing import fake_batch
 
+LEVELS = 3  # of the config
 LOST = np.array([True, True, False, True])
 
 
@@ -47,7 +48,8 @@ def test_the_loss_of_latents_is_that_of_sound(variant, profile):
     latent = systems.build(pictured(variant, model__profile=profile, inputs__kind="latents"))
     params, batch = random_params(system), clips()
     features = kept(jax.jit(system.features)(params, batch))
-    assert features["latent"].shape == (BATCH, 2 if profile == "parity" else 1, 16, 4)
+    kinds = 2 if profile == "parity" else 1
+    assert features["latent"].shape == (BATCH, LEVELS * kinds, 16, 4)
     assert features["frames"].shape == (BATCH, 4, 16)
     spec = latent.train_spec
     assert {n: (x.shape, x.dtype) for n, x in features.items()} == {
@@ -62,6 +64,29 @@ def test_the_loss_of_latents_is_that_of_sound(variant, profile):
     for name in ("latent", *listened, "meaning", "frames"):
         other = {**features, name: features[name][[3, 0, 0, 0]]}
         assert abs(float(learn(other, key)) - loss) > 1e-4 * loss, name
+
+
+@pytest.mark.parametrize("variant", ["smoke", "smoke-base"])
+def test_the_second_stage_learns_from_louder_and_quieter_sound(variant):
+    system = systems.build(pictured(variant, inputs__kind="latents"))
+    params = random_params(system)
+    features = dict(jax.jit(system.features)(params, clips()))
+    factors = (1.0, 10 ** (-6 / 20), 10 ** (6 / 20))
+    for number, factor in enumerate(factors):
+        sound = clips() | {"sound": (factor * clips()["sound"]).astype(np.float32)}
+        one = systems.build(pictured(variant, model__levels=(0.0,)))
+        alone = jax.jit(one.features)(params, sound)
+        for name in ("latent", "envelope_latent"):
+            np.testing.assert_allclose(features[name][:, number], alone[name][:, 0], atol=1e-5)
+    learn = jax.jit(lambda features, key: system.loss(params, features, key, 0)[0])
+    told = features["latent"]
+    heard = []
+    for number in range(LEVELS):
+        # A loss that is not finite where a clip was learnt at this level.
+        marked = {**features, "latent": told.at[:, number].set(np.nan)}
+        losses = [float(learn(marked, jax.random.key(seed))) for seed in range(8)]
+        heard.append(not np.isfinite(losses).all())
+    assert heard == ([True] * LEVELS if variant == "smoke" else [True, False, False])
 
 
 def test_latents_of_envelopes_with_other_windows_are_others(monkeypatch):

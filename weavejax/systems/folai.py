@@ -16,7 +16,8 @@ stage too (`model.train_projections`; in the published code they were random and
 profile "better" of envelopes and latents; and control is left out now and then (`loss.drop.when`). A
 clip without control is one for the base alone, with no say of the control network: that is what the
 dial when is measured from in guidance (`systems.folai_generation`), and such clips keep the
-projections fit for it.
+projections fit for it. Where levels count (`model.normalise` False) the second stage hears clips
+louder and quieter than they are, too (`model.levels`), so that the envelope alone says how loud.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,12 @@ from weavejax.metrics.response import (
 )
 from weavejax.models import vit
 from weavejax.systems.base import Batch, Metrics, Params, System
-from weavejax.systems.folai_features import extract, known_sound, training_latents
+from weavejax.systems.folai_features import (
+    at_levels,
+    extract,
+    known_sound,
+    training_latents,
+)
 from weavejax.systems.folai_generation import check_sampling, guided, make_generator, make_latents
 from weavejax.systems.folai_networks import COPIES, Networks
 
@@ -132,7 +138,8 @@ def _loss(
     """The v-objective on latents, over clips with sound; a batch of clips, or of `extract`'s arrays."""
     del step
     keys = jax.random.split(key, 5)
-    request = batch if "latent" in batch else _heard(networks, params, batch, keys[0])
+    heard = at_levels if "latent" in batch else _heard
+    request = heard(networks, params, batch, keys[0])
     clean = networks.drawn(request["latent"], keys[2])
     asked = noised(keys[1], clean, TIMES[config.times])
     window = plan_windows(networks.latents, networks.latents, 0)
@@ -148,6 +155,8 @@ def _loss(
 def _heard(networks: Networks, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """A batch of clips with what the encoder says of its sound and, for a control, the envelope."""
     sound = networks.prepared(known_sound(batch))
+    factors = jnp.asarray(networks.levels, jnp.float32)
+    sound *= factors[networks.level_numbers(key, len(sound))][:, None, None]
     if networks.flip:
         # Upside down sounds the same.
         flipped = jax.random.bernoulli(key, 0.5, (len(sound), 1, 1))

@@ -10,7 +10,9 @@ samples of its own, as it would from the sound.
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from weavejax.dials.envelope import windows_at
@@ -20,7 +22,7 @@ from weavejax.systems.folai_networks import Networks
 from weavejax.systems.latents import KIND, make_latents
 
 # Entries of `config.model` that they depend on; a scale is put to latents afterwards.
-MODEL = ("profile", "normalise", "oobleck", "meaning", "text", "vision")
+MODEL = ("profile", "normalise", "levels", "oobleck", "meaning", "text", "vision")
 
 
 def known_sound(batch: Batch) -> Array:
@@ -32,17 +34,35 @@ def extract(networks: Networks, params: Params, batch: Batch) -> dict[str, Array
     """What the frozen networks give: float32, each with a presence mask bool [B].
 
     Returns:
-      `latent` and `envelope_latent` [B, K, T, latent], see `Networks.told`; `meaning` [B, width]; and
-      `frames` [B, F, width] where there is a vision tower.
+      `latent` and `envelope_latent` [B, levels · K, T, latent], what `Networks.told` says at each of
+      the levels; `meaning` [B, width]; and `frames` [B, F, width] where there is a vision tower.
     """
     sound = networks.prepared(known_sound(batch))
+    factors = jnp.asarray(networks.levels, jnp.float32)
+
+    def at_each(sound: Array) -> Array:
+        told = jax.lax.map(lambda factor: networks.told(params, factor * sound), factors)
+        return rearrange(told, "v b k t c -> b (v k) t c")
+
     return {
-        "latent": networks.told(params, sound),
+        "latent": at_each(sound),
         "latent_mask": batch["sound_mask"],
-        "envelope_latent": networks.told(params, networks.envelope(sound)),
+        "envelope_latent": at_each(networks.envelope(sound)),
         "envelope_latent_mask": batch["sound_mask"],
         **networks.pooled(params, batch, None, training=True),
     }
+
+
+def at_levels(networks: Networks, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
+    """A batch of what `extract` gave, each clip at one of the levels, drawn as from sound itself."""
+    del params
+    chosen = networks.level_numbers(key, len(batch["latent"]))[:, None, None, None, None]
+
+    def at_one(told: Array) -> Array:
+        told = rearrange(told, "b (v k) t c -> b v k t c", v=len(networks.levels))
+        return jnp.take_along_axis(told, chosen, axis=1)[:, 0]
+
+    return {**batch, **{name: at_one(batch[name]) for name in ("latent", "envelope_latent")}}
 
 
 def training_latents(networks: Networks, config: Any) -> Latents:
@@ -57,7 +77,7 @@ def training_latents(networks: Networks, config: Any) -> Latents:
             "--config.model.flip=False"
         )
     kinds = 2 if networks.profile == "parity" else 1
-    latents = (kinds, networks.latents, networks.oobleck.latent)
+    latents = (kinds * len(networks.levels), networks.latents, networks.oobleck.latent)
     arrays: dict[str, tuple[int, ...]] = {
         "latent": latents,
         "envelope_latent": latents,

@@ -10,7 +10,7 @@ those of Stable Audio Open; `text/`, `vision/` and `audio/`, the towers; `projec
 `project_vision/`, from their widths to that of cross-attention; `control/`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,6 +59,7 @@ class Networks:
       control: its sizes, or None.
       profile: "parity" or "better", of envelopes (`dials.envelope`) and latents: samples of what the
         encoder says, as published, or means.
+      levels: factors of the sound that the second stage learns from, the first of them 1.
       scale: that latents are multiplied by, for the diffusion to see them with a deviation of about 1.
       rate: of the sound, Hz.
       hop: samples a latent.
@@ -74,6 +75,7 @@ class Networks:
         self.controlled = _one_of("model.stage", model.stage, STAGES) == "control"
         self.profile = _one_of("model.profile", model.profile, tuple(WINDOWS))
         self.scale, self.normalise, self.flip = model.latent_scale, model.normalise, model.flip
+        self.levels = _factors(model.levels)
         self.train_towers, self.train_projections = model.train_towers, model.train_projections
         self.oobleck = network(model.oobleck, stereo=inputs.stereo)
         self.rate, self.hop, self.channels = inputs.rate, self.oobleck.hop, self.oobleck.audio
@@ -183,6 +185,14 @@ class Networks:
             return sound
         peak = jnp.abs(sound).max((1, 2), keepdims=True)
         return sound / jnp.where(peak > 0, peak, 1.0)
+
+    def level_numbers(self, key: Array, count: int) -> Array:
+        """Which of `levels` each of `count` clips is learnt at, int32: all but the first in the
+        second stage only, where an envelope tells of it."""
+        if not self.controlled or len(self.levels) == 1:
+            return jnp.zeros(count, jnp.int32)
+        key = jax.random.fold_in(key, 1)  # the key itself turns sound upside down
+        return jax.random.randint(key, (count,), 0, len(self.levels), jnp.int32)
 
     def encode(self, params: Params, sound: Array, key: Array | None = None) -> Array:
         """Latents [B, T, latent] of sound [B, S, C].
@@ -397,6 +407,13 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
     return value
+
+
+def _factors(levels: Sequence[float]) -> tuple[float, ...]:
+    """Of decibels."""
+    if not levels or levels[0]:
+        raise UserError("model.levels must begin with 0.0: sound as it is")
+    return tuple(10 ** (level / 20) for level in levels)
 
 
 def _sizes(
