@@ -88,6 +88,11 @@ def _world() -> ConfigDict:
             "waveform": 0.0,  # of noise it asks for silence, as no phase can be foretold
             "level": 300.0,  # about 3 for silence in place of the world's sound
             "divergence": 1e-4,
+            "levels": (
+                0.0,
+                -6.0,
+                6.0,
+            ),  # dB that a clip is heard at in training, one drawn each time
         }
     )
     # Where to start: converted weights (`weavejax.convert`), "" = random; and regexes of parameters
@@ -150,7 +155,8 @@ def _published(config: ConfigDict) -> None:
     config.inputs.update({"seconds": 65_536 / 44_100, "windows": 6, "rate": 44_100})
     sizes = {"channels": 128, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
     config.model.update({**sizes, "latent": 64, "remat": True, "gain": 1.0})
-    config.loss.update({"sizes": (2048, 1024, 512, 256, 128, 64, 32), "epsilon": 1e-8})
+    sizes = (2048, 1024, 512, 256, 128, 64, 32)
+    config.loss.update({"sizes": sizes, "epsilon": 1e-8, "levels": (0.0,)})
     # Published: a rate that falls as 1/√(1 + step / 200,000) and no term for the level; that stays for
     # want of the discriminator.
     config.optim.update({"lr": 1.5e-4, "warmup": 1000, "schedule": "cosine", "average": 0.9999})

@@ -16,6 +16,7 @@ from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
 from weavejax.runtime.sharding import shardings
 from weavejax.runtime.step import lay_out, make_train_step
 from weavejax.systems import oobleck
+from weavejax.systems.levels import draw_levels
 from weavejax.testing import no_wishes, tiny_gram
 
 SAMPLES, BATCH = 256, 8
@@ -46,6 +47,7 @@ def tiny(**changes):
                 "waveform": 10.0,
                 "level": 20.0,
                 "divergence": 1e-4,
+                "levels": (0.0,),
             },
             "init": {"weights": "", "partial": ()},
             "optim": {**config.optim, "lr": 5e-3, "weight_decay": 0.0},
@@ -77,6 +79,18 @@ def made():
         )
     )
     return system, jax.jit(system.init)(jax.random.key(0)), loss
+
+
+def test_a_clip_is_learnt_at_the_level_that_is_drawn(made):
+    _, params, loss = made
+    louder = systems.build(tiny(loss__levels=(0.0, 20.0)))
+    found, _ = jax.jit(louder.loss)(params, batch_of(), jax.random.key(1), jnp.int32(0))
+    chosen = np.asarray(draw_levels(jax.random.key(1), 2, BATCH))
+    assert 0 < chosen.sum() < BATCH
+    batch = batch_of()
+    batch["sound"] *= np.float32(10) ** chosen[:, None, None]
+    (wanted, _), _ = loss(params, batch)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
 
 def norm(grads):
@@ -248,6 +262,7 @@ def test_embeddings_hold_what_the_reports_need(made):
         ({"inputs__rate": 0}, "inputs.rate is 0"),
         ({"inputs__seconds": 4 / 16_000}, "4 samples are too few"),
         ({"loss__sizes": (1024,)}, "each must be divisible by 4 and below 512"),
+        ({"loss__levels": ()}, "loss.levels must begin with 0.0"),
         ({"loss__sizes": ()}, "each must be divisible by 4"),
     ],
 )

@@ -53,6 +53,7 @@ from weavejax.systems.folai_features import (
 )
 from weavejax.systems.folai_generation import check_sampling, guided, make_generator, make_latents
 from weavejax.systems.folai_networks import COPIES, Networks
+from weavejax.systems.levels import at_level
 
 HEADLINES = {
     "base": "denoising/skill",
@@ -155,8 +156,7 @@ def _loss(
 def _heard(networks: Networks, params: Params, batch: Batch, key: Array) -> dict[str, Array]:
     """A batch of clips with what the encoder says of its sound and, for a control, the envelope."""
     sound = networks.prepared(known_sound(batch))
-    factors = jnp.asarray(networks.levels, jnp.float32)
-    sound *= factors[networks.level_numbers(key, len(sound))][:, None, None]
+    sound = at_level(sound, networks.levels, networks.level_numbers(key, len(sound)))
     if networks.flip:
         # Upside down sounds the same.
         flipped = jax.random.bernoulli(key, 0.5, (len(sound), 1, 1))

@@ -10,7 +10,7 @@ those of Stable Audio Open; `text/`, `vision/` and `audio/`, the towers; `projec
 `project_vision/`, from their widths to that of cross-attention; `control/`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ from weavejax.ops.transformer import fan_in
 from weavejax.systems.base import Batch, Params, origin, under
 from weavejax.systems.encoders import Tower, make_tower
 from weavejax.systems.frame_towers import CAVP, make_frame_tower, run_tower, unit
+from weavejax.systems.levels import draw_levels, level_factors
 from weavejax.systems.meanings import PROMPTS
 from weavejax.systems.oobleck import network
 
@@ -75,7 +76,7 @@ class Networks:
         self.controlled = _one_of("model.stage", model.stage, STAGES) == "control"
         self.profile = _one_of("model.profile", model.profile, tuple(WINDOWS))
         self.scale, self.normalise, self.flip = model.latent_scale, model.normalise, model.flip
-        self.levels = _factors(model.levels)
+        self.levels = level_factors(model.levels, "model.levels")
         self.train_towers, self.train_projections = model.train_towers, model.train_projections
         self.oobleck = network(model.oobleck, stereo=inputs.stereo)
         self.rate, self.hop, self.channels = inputs.rate, self.oobleck.hop, self.oobleck.audio
@@ -191,8 +192,7 @@ class Networks:
         second stage only, where an envelope tells of it."""
         if not self.controlled or len(self.levels) == 1:
             return jnp.zeros(count, jnp.int32)
-        key = jax.random.fold_in(key, 1)  # the key itself turns sound upside down
-        return jax.random.randint(key, (count,), 0, len(self.levels), jnp.int32)
+        return draw_levels(key, len(self.levels), count)
 
     def encode(self, params: Params, sound: Array, key: Array | None = None) -> Array:
         """Latents [B, T, latent] of sound [B, S, C].
@@ -407,13 +407,6 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
     return value
-
-
-def _factors(levels: Sequence[float]) -> tuple[float, ...]:
-    """Of decibels."""
-    if not levels or levels[0]:
-        raise UserError("model.levels must begin with 0.0: sound as it is")
-    return tuple(10 ** (level / 20) for level in levels)
 
 
 def _sizes(

@@ -4,7 +4,9 @@ Evans et al., Stable Audio Open, arXiv 2407.14358; stable-audio-tools' ``trainin
 ``stable_audio_2_0_vae.json``. Sound goes through a sample of its latents and back; the loss is that of
 `losses.spectral` plus the divergence of the latents from the standard normal distribution. Beside them
 two terms of other weights than the published 0, for want of the published discriminator: the difference
-of the levels, and of the waveforms, which a sound needs whose phases are to be kept.
+of the levels, and of the waveforms, which a sound needs whose phases are to be kept. Ours, too: clips
+are heard louder and quieter than they are (`loss.levels`), for a sound at another level to come back at
+that level.
 
 The network is the same at any size. Its parameters stand under `oobleck/`, as in the files that
 `weavejax.convert` makes of the published weights, and a system of diffusion puts them under the same
@@ -29,6 +31,7 @@ from weavejax.models import oobleck
 from weavejax.models.oobleck import Oobleck, OobleckConfig, decode, encode
 from weavejax.ops.placement import split_batch
 from weavejax.systems.base import Batch, Metrics, Params, System, under
+from weavejax.systems.levels import at_level, draw_levels, level_factors
 
 PART = "oobleck"  # where its parameters stand
 HEADLINE = "sound/envelope_correlation_16k_rms512_128"
@@ -74,6 +77,7 @@ def build(config: Any) -> System:
 
 
 def _check(sizes: OobleckConfig, loss: Any, samples: int) -> None:
+    level_factors(loss.levels, "loss.levels")
     if not samples:
         raise UserError("inputs.rate is 0: an autoencoder of sound needs sound")
     length = sizes.samples(sizes.latents(samples))
@@ -101,6 +105,8 @@ def _loss(
     known = batch["sound_mask"]
     # A clip without sound is digital silence here whatever it holds, so that nothing can overflow.
     sound = jnp.where(known[:, None, None], batch["sound"], 0.0)
+    factors = level_factors(config.levels, "loss.levels")
+    sound = at_level(sound, factors, draw_levels(key, len(factors), len(sound)))
     latents = encode(params[PART], sizes, split_batch(sound))
     made = decode(params[PART], sizes, split_batch(latents.sample(key)))
     truth, made = sound[:, : made.shape[1]], split_batch(made.astype(jnp.float32))
