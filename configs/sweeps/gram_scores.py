@@ -11,8 +11,7 @@ Command: python -m weavejax.train --config configs/gram.py:small --sweep configs
 Hardware: 2 CPU cores, 6 GB; data of `configs/gram.py`, rendered once
 Time:    two runs at a time, each on one core of an AMD EPYC with --config.runtime.workers=0: 135 s a
          run, 155 s the first of a setting (other seeds are the same program)
-Result:  runs/gram_scores/compare.md, with intervals; table and picture in the README. Not run:
-         random-views, half-gradient, volume-unclipped
+Result:  runs/gram_scores/compare.md, with intervals; table and picture in the README
 """
 
 SHARED = {
