@@ -150,7 +150,7 @@ def small_oobleck(**init):
             "batch": 8,
             "inputs": {"seconds": 0.016, "rate": 16_000, "stereo": True},
             "model": {"channels": 4, "multiples": (1,), "strides": (4,), "latent": 2},
-            "loss": {"sizes": (64,)},
+            "loss": {"sizes": (64,), "levels": (0.0,)},
             "optim": small_gram().optim.to_dict() | {"groups": (), "average": 0.9},
             "guard": small_gram().guard.to_dict(),
             "init": {"weights": "", "partial": (), "parts": {"oobleck": ""}, **init},
