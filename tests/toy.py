@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from whole_matrix import two_way_cross_entropy
 
 from weavejax.losses import SCORES
-from weavejax.losses.contrastive import two_way_cross_entropy
 from weavejax.metrics.report import Report
 from weavejax.systems.base import System
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from whole_matrix import two_way_cross_entropy
 
 from weavejax.losses import SCORES
-from weavejax.losses.contrastive import two_way_cross_entropy
 from weavejax.losses.streamed import Plan, contrast
 from weavejax.ops.placement import on_mesh
 from weavejax.runtime.mesh import batch_sharding, make_mesh

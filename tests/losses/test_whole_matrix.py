@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from weavejax.losses.contrastive import two_way_cross_entropy
+from whole_matrix import two_way_cross_entropy
 
 
 def literal(logits, smoothing):

@@ -1,4 +1,4 @@
-"""The two-direction contrastive loss over a batch of (anchor, clip) pairs."""
+"""The two-direction contrastive loss with all its logits, that the streamed one is held against."""
 
 import jax.numpy as jnp
 from jax import Array, lax
