@@ -3,11 +3,11 @@
 Command:   python -m weavejax.train --config configs/folai.py
            which starts from configs/folai.py:base, after configs/gram.py and configs/oobleck.py
 Hardware:  2 CPU cores, 8 GB
-Time:      14 min 15 s, the base 18 min 12 s and the latents 4 min 24 s before it, on one core of an AMD
-           EPYC, another training on the other
-Result:    seed 0: E-L1 0.0017 under true envelopes, 0.0060 under predicted ones, 0.0119 without, 0.0095
-           for silence, of 64 held-out clips (stages of `launch/when.sh 0`); figures on a rendered world
-           stand for no published benchmark
+Time:      11 min 38 s, the base 16 min 13 s and about 9 min for the latents before it, on one core of
+           an Intel Xeon, another training on the other
+Result:    seed 1: E-L1 0.0018 under true envelopes, 0.0053 under predicted ones, 0.0118 without, 0.0095
+           for silence, of 64 held-out clips; 6.1 dB more under twice the envelope (stages of
+           `launch/when.sh 1`); figures on a rendered world stand for no published benchmark
 
 Variants:
   (default)   the second stage on the rendered world: clips of 4 s, stereo at 16 kHz, 125 latents; a

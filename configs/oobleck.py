@@ -2,9 +2,9 @@
 
 Command:   python -m weavejax.train --config configs/oobleck.py
 Hardware:  2 CPU cores, 4 GB
-Time:      14 min 5 s on one core of an AMD EPYC, another training on the other
-Result:    seed 0: E-L1 0.0018 of sound through the latents, 0.0093 for silence, of 256 held-out
-           windows; phases are not kept (a stage of `launch/when.sh 0`); figures on a rendered world
+Time:      11 min 48 s on one core of an Intel Xeon, another training on the other
+Result:    seed 1: E-L1 0.0018 of sound through the latents, 0.0093 for silence, of 256 held-out
+           windows; phases are not kept (a stage of `launch/when.sh 1`); figures on a rendered world
            stand for no published benchmark
 
 Variants:

@@ -2,10 +2,10 @@
 
 Command:   python -m weavejax.train --config configs/syncfusion.py
 Hardware:  2 CPU cores, 6 GB
-Time:      29 min 15 s on one core of an AMD EPYC, another training on the other
+Time:      23 min 17 s on one core of an Intel Xeon, another training on the other
 Result:    seed 0: F1 97.2 % within 50 ms of the onsets asked for, 16.6 % without onsets, of 128
-           held-out windows (a stage of `launch/when.sh 0`); figures on a rendered world stand for no
-           published benchmark
+           held-out windows; seed 1: 94.8 and 17.1 % (a stage of `launch/when.sh`); figures on a
+           rendered world stand for no published benchmark
 
 Variants:
   (default)  the rendered world in windows of 2 s, mono at 8 kHz, a small UNet; texts by an encoder
