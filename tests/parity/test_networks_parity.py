@@ -213,7 +213,8 @@ def test_recordings_equal_the_live_run(name: str) -> None:
     stored, now = recorded(name), live(name)
     assert stored.keys() == now.keys()
     for key, array in now.items():
-        np.testing.assert_allclose(stored[key], array, rtol=1e-5, atol=1e-5, err_msg=key)
+        # Processors round alike only so far: log energies of a float32 transform differ by 1.5e-5.
+        np.testing.assert_allclose(stored[key], array, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def test_recordings_are_small() -> None:
