@@ -212,9 +212,10 @@ def test_from_torch_reads_the_official_spelling_of_weight_norm() -> None:
 def test_recordings_equal_the_live_run(name: str) -> None:
     stored, now = recorded(name), live(name)
     assert stored.keys() == now.keys()
+    # The log of next to nothing shows how a processor's transform rounds: 7e-4 between two of them.
+    near = 2e-3 if name == "fbank" else 1e-5
     for key, array in now.items():
-        # Processors round alike only so far: log energies of a float32 transform differ by 1.5e-5.
-        np.testing.assert_allclose(stored[key], array, rtol=1e-4, atol=1e-5, err_msg=key)
+        np.testing.assert_allclose(stored[key], array, rtol=1e-5, atol=near, err_msg=key)
 
 
 def test_recordings_are_small() -> None:
