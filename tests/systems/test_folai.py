@@ -279,6 +279,13 @@ def test_what_cannot_be_is_one_line(change, words):
         systems.build(tiny(**change))
 
 
+def test_a_config_of_another_version_is_one_line():
+    config = tiny()
+    del config.model.levels
+    with pytest.raises(UserError, match="the config lacks an entry, 'levels': it was made for another"):
+        systems.build(config)
+
+
 def test_the_published_size_has_its_parameters():
     system = systems.build(config_of("folai", "published"))
     shapes = jax.eval_shape(system.init, jax.random.key(0))

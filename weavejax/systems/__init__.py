@@ -35,7 +35,16 @@ def build(config: Any) -> System:
     """
     if config.system not in SYSTEMS:
         raise UserError(f"system {config.system!r} is none of {', '.join(sorted(SYSTEMS))}")
-    system = SYSTEMS[config.system](config)
+    try:
+        system = SYSTEMS[config.system](config)
+    except AttributeError as error:
+        # So raised by a config's section: any other is a fault of ours.
+        if not (error.args and isinstance(error.args[0], KeyError)):
+            raise
+        raise UserError(
+            f"the config lacks an entry, {error.args[0].args[0]}: it was made for another version, "
+            f"or is no config of the system {config.system}; compare it with configs/"
+        ) from error
     if config.inputs.get("kind") == KIND and system.latents is None:
         raise UserError(f"inputs.kind {KIND!r}: the system trains all that they would come from")
     return adapt(system, config.lora) if "lora" in config else system
