@@ -282,7 +282,9 @@ def test_what_cannot_be_is_one_line(change, words):
 def test_a_config_of_another_version_is_one_line():
     config = tiny()
     del config.model.levels
-    with pytest.raises(UserError, match="the config lacks an entry, 'levels': it was made for another"):
+    with pytest.raises(
+        UserError, match="the config lacks an entry, 'levels': it was made for another"
+    ):
         systems.build(config)
 
 
