@@ -4,8 +4,8 @@ Command:   python -m weavejax.train --config configs/onset.py
 Hardware:  2 CPU cores, 6 GB
 Time:      10 min 35 s on one core of an AMD EPYC, another training on the other
 Result:    seed 0: AP 95.3 % (92.7–97.4) within 50 ms, 98.4 % within 100 ms, of 128 held-out windows
-           (a stage of `launch/when.sh 0`; seed 1: 95.2, 98.6); figures on a rendered world stand for no
-           published benchmark
+           (a stage of `launch/when.sh 0`); seeds 1 and 2: 95.2 and 95.4; figures on a rendered world
+           stand for no published benchmark
 
 Variants:
   (default)  the rendered world in windows of 2 s at 15 frames a second, a small R(2+1)D on 40 pixels.
