@@ -3,7 +3,7 @@
 Command:   python -m weavejax.train --config configs/envelope.py
 Hardware:  2 CPU cores, 6 GB
 Time:      14 min 22 s on one core of an Intel Xeon, another training on the other
-Result:    seeds 1 and 2: E-L1 0.0050 of 64 held-out clips, 40 % of that of the mean envelope (a stage
+Result:    seeds 0, 1 and 2: E-L1 0.0050 of 64 held-out clips, 40 % of that of the mean envelope (a stage
            of `launch/when.sh`); figures on a rendered world stand for no published benchmark
 
 Variants:
