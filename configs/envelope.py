@@ -3,8 +3,8 @@
 Command:   python -m weavejax.train --config configs/envelope.py
 Hardware:  2 CPU cores, 6 GB
 Time:      14 min 22 s on one core of an Intel Xeon, another training on the other
-Result:    seeds 0, 1 and 2: E-L1 0.0050 of 64 held-out clips, 40 % of that of the mean envelope (a stage
-           of `launch/when.sh`); figures on a rendered world stand for no published benchmark
+Result:    seeds 0, 1 and 2: E-L1 0.0050 of 64 held-out clips, 40 % of that of the mean envelope (a
+           stage of `launch/when.sh`); figures on a rendered world stand for no published benchmark
 
 Variants:
   (default)  the rendered world, whole clips of 4 s at 15 frames a second and 56 pixels; a small
