@@ -1,6 +1,5 @@
 """`launch/local.sh` and `launch/again.sh`, with small scripts in the place of the trainer."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -9,15 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_in import LAUNCH, starter
 
-LAUNCH = Path(__file__).parents[2] / "launch"
-# A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
-INTERRUPTIBLE = (
-    sys.executable,
-    "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
-    "os.execvp(sys.argv[1], sys.argv[1:])",
-)
 PREAMBLE = """
 import os, pathlib, signal, sys, time
 number = int(os.environ["WEAVEJAX_PROCESS"])
@@ -29,34 +21,12 @@ room = pathlib.Path(os.environ["ROOM"])
 @pytest.fixture
 def start(tmp_path):
     """Starts local.sh on a script that stands in for the trainer; ends what is left afterwards."""
-    processes = []
+    with starter(tmp_path) as started:
 
-    def launch(script, count=2, *flags, **environment):
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "child.py").write_text(PREAMBLE + script)
-        python = tmp_path / "bin/python"
-        # -c asks for a port, as ever; -m is the trainer.
-        python.write_text(
-            f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
-            f'exec {sys.executable} {tmp_path}/child.py "$@"\n'
-        )
-        python.chmod(0o755)
-        process = subprocess.Popen(
-            [*INTERRUPTIBLE, "bash", str(LAUNCH / "local.sh"), str(count), *flags],
-            env={**os.environ, "VENV": str(tmp_path), "ROOM": str(tmp_path), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
+        def launch(script, count=2, *flags, **environment):
+            return started(PREAMBLE + script, "local.sh", str(count), *flags, **environment)
 
-    yield launch
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        yield launch
 
 
 def wait_for(*paths):

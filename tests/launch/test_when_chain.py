@@ -1,23 +1,13 @@
 """`launch/when.sh`, with a small script in the place of weavejax."""
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import pytest
+from stand_in import starter
 
-SCRIPT = Path(__file__).parents[2] / "launch/when.sh"
-# A shell cannot trap what was ignored when it began, as SIGINT is in background jobs.
-INTERRUPTIBLE = (
-    sys.executable,
-    "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
-    "os.execvp(sys.argv[1], sys.argv[1:])",
-)
 RUNS = ("base", "envelope", "folai", "gram", "onset", "oobleck", "syncfusion")
 # Notes when it began and ended and on which cores; leaves what the next one reads.
 STAND_IN = """
@@ -55,34 +45,8 @@ note("ended")
 @pytest.fixture
 def start(tmp_path):
     """Starts when.sh for seed 0; ends what is left afterwards."""
-    processes = []
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "stand_in.py").write_text(STAND_IN)
-    python = tmp_path / "bin/python"
-    python.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
-        f'exec {sys.executable} {tmp_path}/stand_in.py "$@"\n'
-    )
-    python.chmod(0o755)
-
-    def launch(**environment):
-        places = {"VENV": str(tmp_path), "ROOM": str(tmp_path), "WORKDIR": str(tmp_path / "runs")}
-        process = subprocess.Popen(
-            [*INTERRUPTIBLE, "bash", str(SCRIPT), "0"],
-            env={**os.environ, **places, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
-
-    yield launch
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    with starter(tmp_path) as started:
+        yield partial(started, STAND_IN, "when.sh", "0", WORKDIR=str(tmp_path / "runs"))
 
 
 def lines(tmp_path):
@@ -95,7 +59,7 @@ def lines(tmp_path):
 def test_every_network_is_trained_once_and_in_order(start, tmp_path, jobs):
     process = start(JOBS=jobs, FLAGS="--config.steps=20")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    assert process.returncode == 0
     ended = [(door, run) for word, door, run, _ in lines(tmp_path) if word == "ended"]
     assert sorted(run for door, run in ended if door == "train") == sorted(RUNS)
     place = {one: number for number, one in enumerate(ended)}
@@ -156,6 +120,6 @@ def test_a_signal_reaches_both_and_waits_for_them_to_save(start, tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    output, _ = process.communicate(timeout=15)
-    assert process.returncode in (75, 143), output
+    process.communicate(timeout=15)
+    assert process.returncode in (75, 143)
     assert sum(word == "saved" for word, *_ in lines(tmp_path)) == 2

@@ -190,9 +190,7 @@ class Networks:
     def level_numbers(self, key: Array, count: int) -> Array:
         """Which of `levels` each of `count` clips is learnt at, int32: all but the first in the
         second stage only, where an envelope tells of it."""
-        if not self.controlled or len(self.levels) == 1:
-            return jnp.zeros(count, jnp.int32)
-        return draw_levels(key, len(self.levels), count)
+        return draw_levels(key, len(self.levels) if self.controlled else 1, count)
 
     def encode(self, params: Params, sound: Array, key: Array | None = None) -> Array:
         """Latents [B, T, latent] of sound [B, S, C].
