@@ -24,9 +24,7 @@ from weavejax.runtime.mesh import BATCH_AXES, batch_sharding, replicated
 from weavejax.systems.base import Generator
 
 CROSSFADE = 0.01  # seconds, at the ends of a span that is made anew
-LOOKS = (
-    20  # about so often between its first and last step somebody who waits sees how far a clip is
-)
+LOOKS = 20  # about so often does somebody who waits see how far the sampling of a batch is
 
 Order = tuple[Ask, Controls]
 
@@ -81,7 +79,6 @@ def sounds(
     """
     maker = find_generator(trained)
     ways = math.prod(trained.mesh.shape[axis] for axis in BATCH_AXES)
-
     window = round(trained.config.inputs.seconds * maker.rate)
 
     def length(order: Order) -> int:
