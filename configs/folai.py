@@ -31,10 +31,10 @@ Variants:
               Evaluation means by the captions; by the clip's own sound, which is to know part of the
               answer, with --config.sample.prompt=audio.
               For folders of clips. It needs accelerators. On 16 × v5e a device holds 273 MiB of
-              parameters, 93 MiB of the optimiser, and at its peak 8.80 of 15.75 GiB
-              (`weavejax.plan --topology v5e:4x4 --fast`, libtpu 0.0.42); on 64 × v5p 169 MiB, 47 MiB
+              parameters, 93 MiB of the optimiser, and at its peak 5.86 of 15.75 GiB
+              (`weavejax.plan --topology v5e:4x4 --fast`, libtpu 0.0.52); on 64 × v5p 169 MiB, 47 MiB
               and 4.06 of 95.74 GiB, three clips each (--topology v5p:4x4x4 --fast --config.batch=192
-              --config.runtime.mesh.replica=2, libtpu 0.0.52: CLAP's width divides over 32 devices).
+              --config.runtime.mesh.replica=2: CLAP's width divides over 32 devices).
   published-eva   the same with EVA-CLIP-g of GRAM's checkpoint in the place of CAVP,
               --config.init.parts.vision=weights/gram
 

@@ -39,7 +39,7 @@ def test_a_run_leaves_what_the_readme_says(trained):
     }
     assert {p.name for p in (workdir / "plots").iterdir()} == {
         "loss.png",
-        "recall.png",
+        "evaluation.png",
         "volumes.png",
     }
     assert json.loads((workdir / "config.json").read_text())["steps"] == 12

@@ -76,10 +76,13 @@ def _flops(plan: Plan) -> str:
             for part, count in flops["forward by part"].items()
         ),
         ("forward, together", flops_text(flops["forward"])),
-        ("step: trained parts 3 ×, frozen ones 1 ×", flops_text(flops["step"])),
+        ("step: trained parts 3 ×, passed ones 2 ×, frozen ones 1 ×", flops_text(flops["step"])),
         ("recomputation, on top", flops_text(flops["recomputation"])),
     ]
+    passed = flops["passed parts"]
     frozen = ", ".join(flops["frozen parts"]) or "none"
+    if passed:
+        frozen += f"; gradients pass through {', '.join(passed)}"
     return (
         "## Work of one step, all devices\n\n"
         + markdown_table(("analytic", "FLOPs"), rows)

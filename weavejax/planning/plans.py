@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from weavejax import systems
 from weavejax.errors import UserError
 from weavejax.planning import hlo, roofline
+from weavejax.planning.flops import remat_of, step_flops
 from weavejax.planning.topology import GIB, Topology
 from weavejax.runtime import tree
 from weavejax.runtime.mesh import AXES, check_batch, make_mesh
@@ -59,7 +60,7 @@ def make_plan(config: Any, topology: Topology, *, fast: bool = False) -> Plan:
         "bytes per device": _laid_out_bytes(layout, inputs[1]),
         "usable HBM": topology.chip.memory if topology.chip else None,
         "largest replicated leaf": _largest_replicated(layout),
-        "flops": step_flops(system, config, layout),
+        "flops": step_flops(system, config, layout.shapes.params),
     }
     began = time.monotonic()
     lowered = make_train_step(system, layout, mesh, config).lower(*inputs)
@@ -74,42 +75,6 @@ def make_plan(config: Any, topology: Topology, *, fast: bool = False) -> Plan:
     if compiled is not None:
         _add_compiled(plan, compiled, topology, mesh)
     return plan
-
-
-def remat_of(config: Any) -> dict[str, str]:
-    """Part of the model → what its backward pass recomputes, where the config has a say."""
-    return {
-        name: part["remat"]
-        for name, part in config.model.items()
-        if hasattr(part, "keys") and "remat" in part
-    }
-
-
-def step_flops(system: System, config: Any, layout: Layout) -> dict[str, Any]:
-    """Analytic FLOPs of one step over all devices: forward, trained, recomputed.
-
-    A part with a trainable parameter costs three times its forward pass, a frozen one its forward
-    pass. Recomputation of a part (`remat` "full") is another forward pass; of "dots" only the
-    products of attention are recomputed, which are not counted.
-    """
-    trainable, _ = split(layout.shapes.params, system.frozen)
-    forward = {part: flops * config.batch for part, flops in system.flops.items()}
-    frozen = {
-        part: under
-        for part in forward
-        if (under := [p for p in tree.flatten(layout.shapes.params) if p.startswith(f"{part}/")])
-        and not any(path in trainable for path in under)
-    }
-    remat = remat_of(config)
-    return {
-        "forward by part": forward,
-        "forward": sum(forward.values()),
-        "step": sum(f * (1 if part in frozen else 3) for part, f in forward.items()),
-        "recomputation": sum(
-            f for part, f in forward.items() if remat.get(part) == "full" and part not in frozen
-        ),
-        "frozen parts": sorted(frozen),
-    }
 
 
 def _parameters(system: System, layout: Layout) -> dict[str, int]:

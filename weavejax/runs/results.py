@@ -57,7 +57,7 @@ def write_results(
 
 
 def draw(workdir: Path, reports: Mapping[str, Report], headline: str) -> None:
-    """plots/loss.png, plots/recall.png and one per histogram."""
+    """plots/loss.png, plots/evaluation.png and one per histogram."""
     rows = read_rows(workdir / "metrics.jsonl")
     losses = dict.fromkeys(name for row in rows for name in row if name.startswith("loss"))
     losses.pop("loss/blend", None)
@@ -68,13 +68,13 @@ def draw(workdir: Path, reports: Mapping[str, Report], headline: str) -> None:
         {n: n for n in losses},
         plots / "loss.png",
         title="Training loss",
-        label="nats",
+        label="loss",
     )
     # A recall is drawn with that of the other direction.
     names = (headline, _reverse(headline)) if "→" in headline else (headline,)
     shown = {name: name.split("/", 1)[1] for name in names}
     title, label = ("Recall over steps", "%") if len(names) > 1 else ("Evaluation over steps", "")
-    plot_scalars(rows, "eval", shown, plots / "recall.png", title=title, label=label)
+    plot_scalars(rows, "eval", shown, plots / "evaluation.png", title=title, label=label)
     for report in reports.values():
         for name, histogram in report.histograms.items():
             plot_histogram(

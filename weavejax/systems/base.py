@@ -156,6 +156,8 @@ class System:
         report.
       flops: analytic FLOPs of one example's forward pass, by part.
       frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
+      passed: first names of frozen parameters whose network gradients pass through, on their way to
+        what is trained.
       resize: regex of paths → (stored array, wanted shape) → array: how parameters whose shape
         follows the inputs are taken over from a model of other inputs.
       copies: regex of paths → the path, as `re.sub` makes it, of the parameter that one starts as
@@ -180,6 +182,7 @@ class System:
     generator: Generator | None = None
     told: Mapping[str, Callable[[Mapping[str, np.ndarray]], Report]] = field(default_factory=dict)
     frozen: Callable[[str], bool] = never
+    passed: frozenset[str] = frozenset()
     resize: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(
         default_factory=dict
     )
