@@ -183,8 +183,9 @@ def _world() -> ConfigDict:
 
 
 def _model() -> ConfigDict:
-    # Of compute; parameters are float32 in any case, or bfloat16 where they are frozen.
-    compute = {"dtype": "float32", "scan": True, "remat": "none"}
+    # Of compute; parameters are float32 in any case, or bfloat16 where they are frozen. Attention by
+    # "cudnn" is flash attention on NVIDIA; it takes bfloat16.
+    compute = {"dtype": "float32", "scan": True, "remat": "none", "attention": "xla"}
     return ConfigDict(
         {
             "stage": "control",

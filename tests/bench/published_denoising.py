@@ -12,14 +12,34 @@ import math
 import sys
 import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-WIDTH, LAYERS, HEADS, KV_HEADS, CHANNELS, CROSS, GLOBAL = 256, 6, 4, 2, 64, 128, 256
 BATCH, FRAMES, TOKENS = 4, 215, 41
 TRAINED, SAMPLED, REPEATS = 3, 8, 3
 SCALE = 7.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a transformer: tokens of `whole` and `cross` are what it is told by."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    cross: int
+    whole: int
+    channels: int = 64
+
+    @property
+    def rotary(self):
+        return self.width // self.heads // 2
+
+
+SMALL = Size(width=256, layers=6, heads=4, kv_heads=2, cross=128, whole=256)
 
 
 def weight(key, shape):
@@ -31,13 +51,13 @@ def weight(key, shape):
     )
 
 
-def inputs():
+def inputs(size, batch, frames=FRAMES):
     """Clean latents, noise and times of a training batch, and conditions."""
     rng = np.random.default_rng(0)
-    shapes = {"clean": (BATCH, FRAMES, CHANNELS), "noise": (BATCH, FRAMES, CHANNELS)}
-    shapes |= {"cross": (BATCH, TOKENS, CROSS), "whole": (BATCH, GLOBAL)}
+    shapes = {"clean": (batch, frames, size.channels), "noise": (batch, frames, size.channels)}
+    shapes |= {"cross": (batch, TOKENS, size.cross), "whole": (batch, size.whole)}
     found = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return found | {"time": np.linspace(0.1, 0.9, BATCH, dtype=np.float32)}
+    return found | {"time": np.linspace(0.1, 0.9, batch, dtype=np.float32)}
 
 
 def measured(train, draw):
@@ -55,44 +75,72 @@ def measured(train, draw):
     return {name: min(found) for name, found in times.items()} | first
 
 
-def with_torch():
+def torch_transformer(size):
+    """diffusers' transformer with the numbers of `weight`."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
     import conftest  # noqa: F401  (the import shim, before diffusers)
     import torch
     from diffusers import StableAudioDiTModel
-    from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-    def network(width):
-        return StableAudioDiTModel(
-            in_channels=CHANNELS,
-            out_channels=CHANNELS,
-            num_layers=LAYERS,
-            attention_head_dim=width // HEADS,
-            num_attention_heads=HEADS,
-            num_key_value_attention_heads=KV_HEADS,
-            cross_attention_dim=KV_HEADS * width // HEADS,
-            cross_attention_input_dim=CROSS,
-            time_proj_dim=256,
-            global_states_input_dim=GLOBAL,
-        )
-
-    model = network(WIDTH)
+    model = StableAudioDiTModel(
+        in_channels=size.channels,
+        out_channels=size.channels,
+        num_layers=size.layers,
+        attention_head_dim=size.width // size.heads,
+        num_attention_heads=size.heads,
+        num_key_value_attention_heads=size.kv_heads,
+        cross_attention_dim=size.kv_heads * size.width // size.heads,
+        cross_attention_input_dim=size.cross,
+        time_proj_dim=256,
+        global_states_input_dim=size.whole,
+    )
     state = {key: torch.from_numpy(weight(key, x.shape)) for key, x in model.state_dict().items()}
     model.load_state_dict(state)
-    given = {name: torch.from_numpy(array) for name, array in inputs().items()}
-    rotary = get_1d_rotary_pos_embed(
-        WIDTH // HEADS // 2, FRAMES + 1, use_real=True, repeat_interleave_real=False
+    return model
+
+
+def torch_rotary(size, frames=FRAMES):
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    return get_1d_rotary_pos_embed(
+        size.rotary, frames + 1, use_real=True, repeat_interleave_real=False
     )
+
+
+def torch_ddim(velocity, x, cross, whole, steps):
+    """`steps` of DDIM from noise x, both branches of the guidance in one call of the network."""
+    import torch
+
+    rows = len(x)
+    cross, whole = torch.cat([torch.zeros_like(cross), cross]), torch.cat([whole] * 2)
+    for number in range(steps):
+        now, then = (torch.tensor(1 - n / steps, device=x.device) for n in (number, number + 1))
+        both = velocity(torch.cat([x] * 2), now.repeat(2 * rows), cross, whole)
+        nothing, all_ = both.chunk(2)
+        v = nothing + SCALE * (all_ - nothing)
+        (a, s), (next_a, next_s) = torch_levels(now), torch_levels(then)
+        x = next_a * (a * x - s * v) + next_s * (s * x + a * v)
+    return x
+
+
+def torch_levels(at):
+    import torch
+
+    angle = at * math.pi / 2
+    return torch.cos(angle), torch.sin(angle)
+
+
+def with_torch():
+    import torch
+
+    model, rotary = torch_transformer(SMALL), torch_rotary(SMALL)
+    given = {name: torch.from_numpy(array) for name, array in inputs(SMALL, BATCH).items()}
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=1e-3)
 
     def velocity(x, at, cross, whole):
         return model(x.mT, at, cross, whole[:, None], rotary, return_dict=False)[0].mT
 
-    def levels(at):
-        angle = at * math.pi / 2
-        return torch.cos(angle), torch.sin(angle)
-
-    alpha, sigma = (x[:, None, None] for x in levels(given["time"]))
+    alpha, sigma = (x[:, None, None] for x in torch_levels(given["time"]))
     noisy = alpha * given["clean"] + sigma * given["noise"]
     target = alpha * given["noise"] - sigma * given["clean"]
 
@@ -107,20 +155,51 @@ def with_torch():
 
     @torch.inference_mode()
     def draw():
-        x = given["noise"]
-        cross = torch.cat([torch.zeros_like(given["cross"]), given["cross"]])
-        whole = torch.cat([given["whole"]] * 2)
-        for number in range(SAMPLED):
-            now, then = (torch.tensor(1 - n / SAMPLED) for n in (number, number + 1))
-            nothing, all_ = velocity(torch.cat([x] * 2), now.repeat(2 * BATCH), cross, whole).chunk(
-                2
-            )
-            v = nothing + SCALE * (all_ - nothing)
-            (a, s), (next_a, next_s) = levels(now), levels(then)
-            x = next_a * (a * x - s * v) + next_s * (s * x + a * v)
-        return x.numpy()
+        return torch_ddim(velocity, given["noise"], given["cross"], given["whole"], SAMPLED).numpy()
 
     return train, draw
+
+
+def jax_transformer(size, dtype="float32", attention="xla"):
+    """(sizes, parameters): ours with the same numbers."""
+    from weavejax.models import stable_dit_names
+    from weavejax.models.stable_dit import StableDitConfig, shapes
+    from weavejax.runtime import tree
+
+    config = StableDitConfig(
+        channels=size.channels,
+        width=size.width,
+        layers=size.layers,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        mlp=4 * size.width,
+        cross_width=size.cross,
+        global_width=size.whole,
+        rotary=size.rotary,
+        norm_bias=True,
+        dtype=dtype,
+        scan=True,
+        attention=attention,
+    )
+    blank = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
+    keys = stable_dit_names.to_torch(tree.unflatten(blank), config, "diffusers")
+    state = {key: weight(key, array.shape) for key, array in keys.items()}
+    return config, stable_dit_names.from_torch(state, config, "diffusers")
+
+
+def jax_ddim(network, params, x, cross, whole, table):
+    """The same steps from noise x as one scan."""
+    from functools import partial
+
+    import jax.numpy as jnp
+
+    from weavejax.diffusion.guidance import per_dial
+    from weavejax.diffusion.noise import given_noise
+    from weavejax.diffusion.samplers import begin, sample
+
+    conditions = [(jnp.zeros_like(cross), whole), (cross, whole)]
+    denoiser = per_dial(partial(network, params), conditions, jnp.array([SCALE]))
+    return sample(denoiser, begin(table, given_noise(x[None])), table)
 
 
 def with_jax():
@@ -130,33 +209,14 @@ def with_jax():
     import jax.numpy as jnp
     import optax
 
-    from weavejax.diffusion.guidance import per_dial
-    from weavejax.diffusion.noise import given_noise
-    from weavejax.diffusion.samplers import begin, find_sampler, sample
+    from weavejax.diffusion.samplers import find_sampler
     from weavejax.diffusion.schedules import add_noise, linear, velocity
     from weavejax.losses.denoising import denoising_loss
-    from weavejax.models import stable_dit_names
-    from weavejax.models.stable_dit import StableDit, StableDitConfig, shapes
-    from weavejax.runtime import tree
+    from weavejax.models.stable_dit import StableDit
 
-    config = StableDitConfig(
-        channels=CHANNELS,
-        width=WIDTH,
-        layers=LAYERS,
-        heads=HEADS,
-        kv_heads=KV_HEADS,
-        mlp=4 * WIDTH,
-        cross_width=CROSS,
-        global_width=GLOBAL,
-        rotary=WIDTH // HEADS // 2,
-        norm_bias=True,
-        scan=True,
-    )
-    blank = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
-    keys = stable_dit_names.to_torch(tree.unflatten(blank), config, "diffusers")
-    state = {key: weight(key, array.shape) for key, array in keys.items()}
-    params = jax.tree.map(jnp.asarray, stable_dit_names.from_torch(state, config, "diffusers"))
-    given = {name: jnp.asarray(array) for name, array in inputs().items()}
+    config, params = jax_transformer(SMALL)
+    params = jax.tree.map(jnp.asarray, params)
+    given = {name: jnp.asarray(array) for name, array in inputs(SMALL, BATCH).items()}
     optimiser = optax.adamw(1e-4, weight_decay=1e-3)
     noisy = add_noise(given["clean"], given["noise"], given["time"])
     target = velocity(given["clean"], given["noise"], given["time"])
@@ -182,14 +242,12 @@ def with_jax():
             value, *running[:] = step(*running)
         return float(jax.block_until_ready(value))
 
+    table = find_sampler("ddim")(linear(SAMPLED))
+
     @jax.jit
     def drawn(params, table):
-        without = (jnp.zeros_like(given["cross"]), given["whole"])
-        conditions = [without, (given["cross"], given["whole"])]
-        denoiser = per_dial(partial(network, params), conditions, jnp.array([SCALE]))
-        return sample(denoiser, begin(table, given_noise(given["noise"][None])), table)
+        return jax_ddim(network, params, given["noise"], given["cross"], given["whole"], table)
 
-    table = find_sampler("ddim")(linear(SAMPLED))
     return train, lambda: np.asarray(drawn(running[0], table))
 
 
