@@ -3,11 +3,12 @@
 Command:   python -m weavejax.train --config configs/folai.py
            which starts from configs/folai.py:base, after configs/gram.py and configs/oobleck.py
 Hardware:  2 CPU cores, 8 GB
-Time:      11 min 38 s, the base 16 min 13 s and about 9 min for the latents before it, on one core of
-           an Intel Xeon, another training on the other
-Result:    seed 1: E-L1 0.0018 under true envelopes, 0.0053 under predicted ones, 0.0118 without, 0.0095
-           for silence, of 64 held-out clips; 6.1 dB more under twice the envelope (stages of
-           `launch/when.sh 1`); figures on a rendered world stand for no published benchmark
+Time:      13 min 14 s, the base 16 min 52 s and about 9 min for the latents before it, on one core of
+           an AMD EPYC, another training on the other
+Result:    seeds 0, 1 and 2: E-L1 0.0016, 0.0018 and 0.0020 under true envelopes, 0.0052, 0.0053 and
+           0.0053 under predicted ones, 0.0124, 0.0118 and 0.0120 without, 0.0095 for silence, of 64
+           held-out clips; 6.4, 6.1 and 6.4 dB more under twice the envelope (stages of
+           `launch/when.sh`); figures on a rendered world stand for no published benchmark
 
 Variants:
   (default)   the second stage on the rendered world: clips of 4 s, stereo at 16 kHz, 125 latents; a

@@ -2,10 +2,10 @@
 
 Command:   python -m weavejax.train --config configs/oobleck.py
 Hardware:  2 CPU cores, 4 GB
-Time:      11 min 48 s on one core of an Intel Xeon, another training on the other
-Result:    seed 1: E-L1 0.0018 of sound through the latents, 0.0093 for silence, of 256 held-out
-           windows; phases are not kept (a stage of `launch/when.sh 1`); figures on a rendered world
-           stand for no published benchmark
+Time:      13 min 14 s on one core of an AMD EPYC, another training on the other
+Result:    seeds 0, 1 and 2: E-L1 0.0017, 0.0018 and 0.0016 of sound through the latents, 0.0093 for
+           silence, of 256 held-out windows; phases are not kept (a stage of `launch/when.sh`); figures
+           on a rendered world stand for no published benchmark
 
 Variants:
   (default)  the rendered world in windows of 1.024 s at 16 kHz: 16,384 samples, 32 latents of 16
