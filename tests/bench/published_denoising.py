@@ -79,7 +79,6 @@ def torch_transformer(size):
     """diffusers' transformer with the numbers of `weight`."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
     import conftest  # noqa: F401  (the import shim, before diffusers)
-    import torch
     from diffusers import StableAudioDiTModel
 
     model = StableAudioDiTModel(
@@ -94,6 +93,13 @@ def torch_transformer(size):
         time_proj_dim=256,
         global_states_input_dim=size.whole,
     )
+    return torch_filled(model)
+
+
+def torch_filled(model):
+    """The model with the numbers of `weight`."""
+    import torch
+
     state = {key: torch.from_numpy(weight(key, x.shape)) for key, x in model.state_dict().items()}
     model.load_state_dict(state)
     return model
@@ -162,11 +168,9 @@ def with_torch():
 
 def jax_transformer(size, dtype="float32", attention="xla"):
     """(sizes, parameters): ours with the same numbers."""
-    from weavejax.models import stable_dit_names
-    from weavejax.models.stable_dit import StableDitConfig, shapes
-    from weavejax.runtime import tree
+    from weavejax.models import stable_dit, stable_dit_names
 
-    config = StableDitConfig(
+    config = stable_dit.StableDitConfig(
         channels=size.channels,
         width=size.width,
         layers=size.layers,
@@ -181,10 +185,17 @@ def jax_transformer(size, dtype="float32", attention="xla"):
         scan=True,
         attention=attention,
     )
-    blank = {path: np.zeros(shape, np.float32) for path, shape in shapes(config).items()}
-    keys = stable_dit_names.to_torch(tree.unflatten(blank), config, "diffusers")
+    return config, jax_filled(config, stable_dit.shapes(config), stable_dit_names)
+
+
+def jax_filled(config, shapes, names):
+    """Parameters of these shapes with the numbers that diffusers' model has by `weight`."""
+    from weavejax.runtime import tree
+
+    blank = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+    keys = names.to_torch(tree.unflatten(blank), config, "diffusers")
     state = {key: weight(key, array.shape) for key, array in keys.items()}
-    return config, stable_dit_names.from_torch(state, config, "diffusers")
+    return names.from_torch(state, config, "diffusers")
 
 
 def jax_ddim(network, params, x, cross, whole, table):

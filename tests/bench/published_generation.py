@@ -19,11 +19,12 @@ from published_denoising import (
     Size,
     inputs,
     jax_ddim,
+    jax_filled,
     jax_transformer,
     torch_ddim,
+    torch_filled,
     torch_rotary,
     torch_transformer,
-    weight,
 )
 
 SECONDS, RATE, REPEATS, BATCHES = 10.0, 44_100, 3, (1, 8)
@@ -83,10 +84,8 @@ def with_torch(work):
         downsampling_ratios=list(work.strides),
         channel_multiples=list(work.multiples),
     )
-    state = {key: torch.from_numpy(weight(key, x.shape)) for key, x in sound.state_dict().items()}
-    sound.load_state_dict(state)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, sound = (x.to(device, torch.bfloat16).eval() for x in (model, sound))
+    model, sound = (x.to(device, torch.bfloat16).eval() for x in (model, torch_filled(sound)))
     look, decode = model.forward, sound.decoder.forward
     if device == "cuda":
         look, decode = torch.compile(look), torch.compile(decode)
@@ -114,7 +113,6 @@ def with_jax(work):
     from weavejax.diffusion.schedules import linear
     from weavejax.models import oobleck, oobleck_names
     from weavejax.models.stable_dit import StableDit
-    from weavejax.runtime import tree
 
     gpu = jax.default_backend() == "gpu"
     config, params = jax_transformer(work.size, "bfloat16", "cudnn" if gpu else "xla")
@@ -126,10 +124,7 @@ def with_jax(work):
         latent=work.size.channels,
         dtype="bfloat16",
     )
-    blank = {path: np.zeros(shape, np.float32) for path, shape in oobleck.shapes(sizes).items()}
-    keys = oobleck_names.to_torch(tree.unflatten(blank), sizes, "diffusers")
-    state = {key: weight(key, array.shape) for key, array in keys.items()}
-    sound = oobleck_names.from_torch(state, sizes, "diffusers")
+    sound = jax_filled(sizes, oobleck.shapes(sizes), oobleck_names)
     params, sound = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), (params, sound))
     table = find_sampler("ddim")(linear(work.steps))
 

@@ -14,6 +14,7 @@ import jax
 
 from weavejax import systems
 from weavejax.planning.flops import step_flops
+from weavejax.planning.topology import CHIPS
 from weavejax.runtime import cli
 from weavejax.runtime.mesh import batch_sharding, make_mesh, put_batch
 from weavejax.runtime.step import lay_out, make_train_step
@@ -21,15 +22,15 @@ from weavejax.testing import fake_batch, no_wishes
 
 WARM, STEPS = 2, 10
 POLICIES = ("none", "dots", "full")  # of recomputation
-# Dense bfloat16 peaks of a device, by what JAX calls it: the makers' data sheets, SXM boards.
+# Dense bfloat16 peaks of a device, by what JAX calls it; GPUs: the makers' data sheets, SXM boards.
 PEAKS = {
     "H200": 989.4e12,
     "H100": 989.4e12,
     "A100": 312e12,
-    "TPU v6 lite": 918e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
+    "TPU v6 lite": CHIPS["v6e"].flops,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v4": CHIPS["v4"].flops,
 }
 
 

@@ -156,8 +156,8 @@ class System:
         report.
       flops: analytic FLOPs of one example's forward pass, by part.
       frozen: path → whether the parameter is kept as it is (bf16, no optimiser state).
-      passed: first names of frozen parameters whose network gradients pass through, on their way to
-        what is trained.
+      passed: first names of the parameters of networks that gradients pass through even where these
+        are frozen, on their way to what is trained.
       resize: regex of paths → (stored array, wanted shape) → array: how parameters whose shape
         follows the inputs are taken over from a model of other inputs.
       copies: regex of paths → the path, as `re.sub` makes it, of the parameter that one starts as

@@ -107,7 +107,7 @@ def build(config: Any) -> System:
         generator=make_generator(networks, config.sample) if networks.control else None,
         told={"predicted": partial(_control_report, rate, "predicted", "that was predicted")},
         frozen=networks.frozen,
-        passed=frozenset({"dit"}) if networks.control else frozenset(),
+        passed=frozenset({"dit"}),
         resize={r"^vision/position$": vit.resize_position},
         copies=COPIES,
         features=partial(extract, networks) if still else None,
